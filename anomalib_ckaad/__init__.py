@@ -1,0 +1,36 @@
+"""CKAAD for anomalib: anomaly detection that learns from a few known anomalies (arXiv 2412.12850).
+
+Importing this package costs next to nothing: torch, anomalib and the model come with the first use of a name.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anomalib_ckaad.data import Textures
+    from anomalib_ckaad.lightning_model import Ckaad
+
+__version__ = "0.1.0"
+
+__all__ = ["Ckaad", "Textures", "__version__"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # PEP 562: as many types as there are names
+    """Import a public name on its first use, and register the plugin with anomalib on that occasion.
+
+    Raises:
+        AttributeError: If the package has no public name ``name``.
+
+    """
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    plugin = import_module("anomalib_ckaad.plugin")
+    plugin.register()
+    value = getattr(import_module({**plugin.MODELS, **plugin.DATAMODULES}[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,49 @@
+"""Checks of Ckaad's arguments, before anything is built."""
+
+import math
+from typing import Any, get_args
+
+from anomalib_ckaad.objectives import STRATEGIES
+from anomalib_ckaad.reconstructor import NormName
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+RULES = {
+    "strategy": (lambda v: v in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
+    "norm": (lambda v: v in get_args(NormName), " or ".join(get_args(NormName))),
+    "adversarial_weight": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
+    "margin": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "balance": (lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]"),
+    "subtraction_weight": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
+    "learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "discriminator_learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "score_top_k": (lambda v: v is None or _is_count(v), "a number of pixels of at least 1, or None"),
+    "image_size": (lambda v: len(v) == 2 and all(_is_count(s) for s in v), "one or two numbers of pixels"),
+    "max_epochs": (lambda v: v is None or v == -1 or _is_count(v), "a number of epochs of at least 1, or None"),
+    "seed": (lambda v: v is None or _is_count(v, least=0), "a whole number of at least 0, or None"),
+}
+
+
+def check_arguments(**arguments: Any) -> None:  # noqa: ANN401 - each rule knows its own type
+    """Check arguments of ``Ckaad`` by name.
+
+    Raises:
+        ValueError: If one is out of range; the message says what was expected.
+
+    Example:
+        >>> check_arguments(balance=2.0)
+        Traceback (most recent call last):
+        ValueError: Expected balance to be a number in [0, 1], got 2.0. Do change balance.
+    """
+    for name, value in arguments.items():
+        holds, expected = RULES[name]
+        if not holds(value):
+            msg = f"Expected {name} to be {expected}, got {value!r}. Do change {name}."
+            raise ValueError(msg)

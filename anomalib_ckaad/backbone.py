@@ -1,0 +1,202 @@
+"""The frozen backbone: any timm CNN that gives feature maps, asked for its names, channels and strides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from anomalib.models.components import TimmFeatureExtractor
+from timm.models import FeatureListNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from anomalib_ckaad.reconstructor import Architecture
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A feature map that a backbone offers: timm's index and module name, its channels and its stride."""
+
+    index: int
+    name: str
+    channels: int
+    stride: int
+
+    @property
+    def number(self) -> int | None:
+        """Stage k has stride 2^(k+1); None where the stride is 1."""
+        return self.stride.bit_length() - 2 if self.stride > 1 else None
+
+
+@cache
+def list_stages(backbone: str) -> tuple[Stage, ...]:
+    """All feature maps that timm offers for a backbone, shallow to deep.
+
+    Args:
+        backbone: timm's name of the backbone, or ``local-dir:PATH``.
+
+    Raises:
+        ValueError: If timm does not know the backbone, or it gives no feature maps.
+
+    Example:
+        >>> [(stage.number, stage.name, stage.stride) for stage in list_stages("resnet18")][1:4]
+        [(1, 'layer1', 4), (2, 'layer2', 8), (3, 'layer3', 16)]
+    """
+    info = build_on_meta(backbone, features_only=True).feature_info
+    return tuple(
+        Stage(index, name, channels, stride)
+        for index, (name, channels, stride) in enumerate(
+            zip(info.module_name(), info.channels(), info.reduction(), strict=True)
+        )
+    )
+
+
+def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm's models share no type
+    """Build a timm model without memory or weights, just to ask it things."""
+    name = backbone if ":" in backbone else backbone.split(".", maxsplit=1)[0]
+    if ":" not in backbone and not timm.is_model(name):
+        similar = ", ".join(timm.list_models(f"{name[:6]}*")[:5]) or "resnet18, wide_resnet50_2"
+        msg = f"Expected the name of a timm model, got backbone {backbone!r}. Do choose one such as {similar}."
+        raise ValueError(msg)
+    try:
+        with torch.device("meta"):
+            return timm.create_model(backbone, pretrained=False, **options)
+    except (RuntimeError, AttributeError, NotImplementedError, FileNotFoundError) as error:
+        msg = (
+            f"Expected a timm CNN that gives feature maps, got backbone {backbone!r} ({error}). "
+            "Do choose one that timm builds with features_only=True."
+        )
+        raise ValueError(msg) from error
+
+
+def resolve_layers(backbone: str, layers: Sequence[str | int]) -> tuple[Stage, ...]:
+    """Find the chosen stages, in order of depth.
+
+    Args:
+        backbone: timm's name of the backbone.
+        layers: Names of timm's feature modules, or stage numbers (stage k has stride 2^(k+1)), in any order.
+
+    Raises:
+        ValueError: If none is given, one is unknown, given twice, or shares its number with another.
+
+    Example:
+        >>> [stage.name for stage in resolve_layers("resnet18", (3, "layer2"))]
+        ['layer2', 'layer3']
+    """
+    stages = list_stages(backbone)
+    offered = ", ".join(f"{s.name} (stage {s.number}, stride {s.stride})" for s in stages)
+    if not layers:
+        msg = f"Expected at least one layer, got none. Do choose from {offered}."
+        raise ValueError(msg)
+    chosen: list[Stage] = []
+    for layer in layers:
+        is_number = isinstance(layer, int) or str(layer).isdecimal()
+        found = [s for s in stages if (s.number == int(layer) if is_number else s.name == layer)]
+        if len(found) != 1:
+            problem = "more than one stage has this number" if found else "there is no such stage"
+            msg = f"Expected layers of {backbone}, got {layer!r}: {problem}. Do choose from {offered}."
+            raise ValueError(msg)
+        if found[0] in chosen:
+            msg = f"Expected each layer once, got {layer!r} twice in {list(layers)}. Do remove one."
+            raise ValueError(msg)
+        chosen.append(found[0])
+    return tuple(sorted(chosen, key=lambda stage: stage.index))
+
+
+def describe(backbone: str, layers: Sequence[str | int]) -> Architecture:
+    """What the auto-encoder has to know about a backbone: see ``Architecture``.
+
+    ResNets (and ResNeXts) get blocks of the kind, width and number they are made of themselves, and widths that double
+    below the deepest stage, as in the reference code. Other backbones get basic blocks, two a level, and the widths
+    they report, doubling only where they report none.
+
+    Args:
+        backbone: timm's name of the backbone.
+        layers: Names or numbers of the chosen stages.
+
+    Raises:
+        ValueError: As ``resolve_layers`` does.
+    """
+    chosen = resolve_layers(backbone, layers)
+    deepest = chosen[-1]
+    widths = {stage.stride: stage.channels for stage in list_stages(backbone)}
+    for stage in chosen:  # two stages may share a stride: the chosen one counts
+        widths[stage.stride] = stage.channels
+    widths.setdefault(2 * deepest.stride, 2 * deepest.channels)
+    architecture = Architecture(
+        channels=tuple(stage.channels for stage in chosen),
+        strides=tuple(stage.stride for stage in chosen),
+        widths=widths,
+    )
+    model = build_on_meta(backbone)
+    if not isinstance(model, ResNet):
+        return replace(architecture, output_relu=False)
+    for stride in [stride for stride in widths if stride > deepest.stride]:
+        widths[stride] = deepest.channels * stride // deepest.stride
+    layers_of_blocks = [list(getattr(model, f"layer{number}")) for number in range(1, 5)]
+    depths = tuple(len(blocks) for blocks in layers_of_blocks)
+    block = layers_of_blocks[0][0]
+    if isinstance(block, Bottleneck):
+        width, groups = block.conv2.out_channels, block.conv2.groups
+        return replace(
+            architecture,
+            block="bottleneck",
+            width_ratio=width / block.conv3.out_channels,
+            groups=groups,
+            encoder_depth=depths[0],
+            decoder_depths=depths,
+        )
+    if not isinstance(block, BasicBlock):
+        msg = f"Expected a ResNet of basic or bottleneck blocks, got {type(block).__name__} in {backbone}."
+        raise TypeError(msg)
+    return replace(architecture, encoder_depth=depths[0], decoder_depths=depths)
+
+
+class FrozenBackbone(nn.Module):
+    """Images -> features of the chosen stages; never trained, never in training mode, nothing computed in vain.
+
+    Starts with random weights; ``weights.load_backbone_weights`` brings trained ones.
+
+    Args:
+        backbone: timm's name of the backbone.
+        layers: Names or numbers of the chosen stages.
+
+    Raises:
+        ValueError: As ``resolve_layers`` does.
+    """
+
+    def __init__(self, backbone: str, layers: Sequence[str | int]) -> None:
+        super().__init__()
+        self.name = backbone
+        self.stages = resolve_layers(backbone, layers)
+        self.extractor = TimmFeatureExtractor(
+            backbone, layers=[stage.index for stage in self.stages], pre_trained=False
+        )
+        _drop_layers_after(self.extractor.feature_extractor, self.stages[-1].name)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+
+    @property
+    def network(self) -> nn.Module:
+        """timm's network up to the deepest chosen stage."""
+        return self.extractor.feature_extractor
+
+    def train(self, mode: bool = True) -> "FrozenBackbone":  # noqa: FBT001, FBT002 - torch's signature
+        """Stay in evaluation mode: running statistics belong to the pre-training."""
+        del mode
+        return super().train(mode=False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Extract features of normalized images (N, 3, H, W), one tensor (N, C_k, H_k, W_k) a stage."""
+        return list(self.extractor(images).values())
+
+
+def _drop_layers_after(network: nn.Module, module_name: str) -> None:
+    """Cut what timm would still compute behind the deepest stage: its list networks stop there by themselves."""
+    parent, _, index = module_name.rpartition(".")
+    blocks = getattr(network, parent, None) if parent else None
+    if not isinstance(network, FeatureListNet) and isinstance(blocks, nn.Sequential) and index.isdecimal():
+        setattr(network, parent, blocks[: int(index) + 1])

@@ -1,0 +1,106 @@
+"""``anomalib-ckaad``: what anomalib's own command line has no word for.
+
+Training, testing, prediction and export stay with ``anomalib``. Nothing here imports torch before a command needs it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from anomalib_ckaad import __version__
+from anomalib_ckaad.config_files import config_names, config_path, config_summary
+
+PROGRAM = "anomalib-ckaad"
+BAD_INPUT = 2  # the exit status argparse uses
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says in one sentence what it expected, what it got and what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence on standard error and exit with status 2."""
+        usage = " ".join(self.format_usage().removeprefix("usage:").split())
+        self.exit(BAD_INPUT, f"Expected `{usage}`, got an error: {message}. Do `{self.prog} --help` for more.\n")
+
+
+def list_configs(_: argparse.Namespace) -> int:
+    """Print the name and the purpose of each config."""
+    names = config_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        print(f"{name:<{width}}  {config_summary(name)}".rstrip())
+    return 0
+
+
+def show_config(arguments: argparse.Namespace) -> int:
+    """Print a config, ready to be redirected into a file and edited."""
+    print(config_path(arguments.name).read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def print_config_path(arguments: argparse.Namespace) -> int:
+    """Print where a config lies, for ``anomalib train --config "$(anomalib-ckaad config path NAME)"``."""
+    print(config_path(arguments.name))
+    return 0
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Train and test on the built-in textures or on a folder of images."""
+    data: Path | None = arguments.data
+    if data is not None and not data.is_dir():
+        msg = f"Expected --data to be a folder of images, got {str(data)!r}. Do give a folder that exists."
+        raise ValueError(msg)
+    from anomalib_ckaad.demo import run  # noqa: PLC0415  # imports torch, which no other command needs
+
+    return run(data, arguments.output)
+
+
+def build_parser() -> Parser:
+    """Return the parser of all commands; each sets ``run`` to the function that carries it out."""
+    parser = Parser(prog=PROGRAM, description="What anomalib's own command line has no word for.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True)
+
+    config = commands.add_parser("config", help="the set-ups of the paper as YAML for `anomalib train --config`")
+    actions = config.add_subparsers(title="actions", dest="action", required=True)
+    add_config_action(actions, "list", list_configs, "list the configs", named=False)
+    add_config_action(actions, "show", show_config, "print a config")
+    add_config_action(actions, "path", print_config_path, "print where a config lies")
+
+    demo = commands.add_parser("demo", help="train and test on built-in textures, or on your own images")
+    demo.add_argument("--data", type=Path, metavar="DIR", help="a folder of images instead of the built-in textures")
+    demo.add_argument("--output", type=Path, metavar="DIR", default=Path("results/demo"), help="default: %(default)s")
+    demo.set_defaults(run=run_demo)
+    return parser
+
+
+def add_config_action(
+    actions: "argparse._SubParsersAction[Parser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    description: str,
+    *,
+    named: bool = True,
+) -> None:
+    """Add an action to ``config``, with the name of a config as its argument where it is about one."""
+    parser = actions.add_parser(name, help=description)
+    if named:
+        parser.add_argument("name", metavar="NAME", help="a name from `config list`")
+    parser.set_defaults(run=run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; bad input ends in one sentence on standard error and exit status 2."""
+    parsed = build_parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = parsed.run
+    try:
+        return run(parsed)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

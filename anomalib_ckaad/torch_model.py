@@ -1,0 +1,78 @@
+"""CkaadModel: image -> features -> reconstruction -> anomaly map and score; what is exported."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import Tensor, nn
+
+from anomalib_ckaad.anomaly_map import anomaly_map, check_top_k, image_score
+from anomalib_ckaad.backbone import FrozenBackbone, describe
+from anomalib_ckaad.reconstructor import FeatureAutoEncoder, NormName
+
+
+class CkaadModel(nn.Module):
+    """The part of CKAAD that inference needs; the discriminator is not among it.
+
+    Args:
+        backbone: timm's name of the backbone.
+        layers: Names or numbers of the stages whose features are reconstructed.
+        norm: Normalization of the auto-encoder.
+        score_top_k: Number of pixels of the map whose mean is the image score; None for all.
+        output_relu: Whether reconstructions end in a ReLU; None leaves it to ``describe``.
+
+    Raises:
+        ValueError: If the backbone or a layer is unknown.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        layers: Sequence[str | int],
+        norm: NormName = "instance",
+        score_top_k: int | None = 100,
+        output_relu: bool | None = None,  # noqa: FBT001 - three values
+    ) -> None:
+        super().__init__()
+        self.backbone = FrozenBackbone(backbone, layers)
+        architecture = describe(backbone, layers)
+        if output_relu is not None:
+            architecture = replace(architecture, output_relu=output_relu)
+        self.auto_encoder = FeatureAutoEncoder(architecture, norm)
+        self.score_top_k = score_top_k
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images that leave the bottleneck less than two positions, or the image score too few pixels.
+
+        Raises:
+            ValueError: If a side is too small; the message names the smallest. If ``score_top_k`` exceeds the map.
+        """
+        check_top_k(self.score_top_k, height * width)
+        smallest = self.auto_encoder.architecture.smallest_side
+        if min(height, width) < smallest:
+            name = self.backbone.stages[-1].name
+            msg = (
+                f"Expected images of at least {smallest}x{smallest} pixels for layer {name} of {self.backbone.name}, "
+                f"got {height}x{width}. Do enlarge image_size, or choose shallower layers."
+            )
+            raise ValueError(msg)
+
+    def reconstruct(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Features of normalized images (N, 3, H, W) and their reconstructions, one tensor a stage each."""
+        if not torch.compiler.is_compiling():
+            self.check_size(*images.shape[-2:])
+        features = self.backbone(images)
+        return features, self.auto_encoder(features)
+
+    def score(
+        self, features: Sequence[Tensor], reconstructions: Sequence[Tensor], size: tuple[int, int]
+    ) -> InferenceBatch:
+        """Anomaly map (N, 1, H, W) and image score (N,) of features and their reconstructions."""
+        scores = anomaly_map(features, reconstructions, size)
+        return InferenceBatch(anomaly_map=scores, pred_score=image_score(scores, self.score_top_k))
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        """Score normalized images (N, 3, H, W): anomaly map (N, 1, H, W) and image score (N,), both raw."""
+        features, reconstructions = self.reconstruct(images)
+        return self.score(features, reconstructions, images.shape[-2:])
