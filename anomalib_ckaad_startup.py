@@ -80,7 +80,7 @@ class PluginFinder:
     def after_execution(self) -> None:
         """Leave ``sys.meta_path`` and register the plugin; what fails there becomes a warning, never an error."""
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]  # typeshed wants its own abstract class
+            sys.meta_path.remove(self)
         if is_on():
             register()
 
@@ -110,4 +110,4 @@ def _warn(error: Exception) -> None:
 def install() -> None:
     """Put the finder in front of ``sys.meta_path``, once, unless it is turned off or anomalib is loaded already."""
     if is_on() and TARGET not in sys.modules and not any(isinstance(f, PluginFinder) for f in sys.meta_path):
-        sys.meta_path.insert(0, PluginFinder())  # type: ignore[arg-type]  # typeshed wants its own abstract class
+        sys.meta_path.insert(0, PluginFinder())

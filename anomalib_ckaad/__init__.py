@@ -4,8 +4,8 @@ Importing this package costs next to nothing: torch, anomalib and the model come
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing typing would take longer than all the rest; type checkers know this name
 if TYPE_CHECKING:
     from anomalib_ckaad.data import Textures
     from anomalib_ckaad.lightning_model import Ckaad
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 __all__ = ["Ckaad", "Textures", "__version__"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401  # PEP 562: as many types as there are names
+def __getattr__(name: str) -> object:
     """Import a public name on its first use, and register the plugin with anomalib on that occasion.
 
     Raises:
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  # PEP 562: as many types as 
         raise AttributeError(msg)
     plugin = import_module("anomalib_ckaad.plugin")
     plugin.register()
-    value = getattr(import_module({**plugin.MODELS, **plugin.DATAMODULES}[name]), name)
+    value: object = getattr(import_module({**plugin.MODELS, **plugin.DATAMODULES}[name]), name)
     globals()[name] = value
     return value
 

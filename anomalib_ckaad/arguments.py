@@ -1,6 +1,7 @@
 """Checks of Ckaad's arguments, before anything is built."""
 
 import math
+from collections.abc import Callable
 from typing import Any, get_args
 
 from anomalib_ckaad.objectives import STRATEGIES
@@ -15,7 +16,7 @@ def _is_count(value: object, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-RULES = {
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "strategy": (lambda v: v in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
     "norm": (lambda v: v in get_args(NormName), " or ".join(get_args(NormName))),
     "adversarial_weight": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
@@ -25,7 +26,10 @@ RULES = {
     "learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
     "discriminator_learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
     "score_top_k": (lambda v: v is None or _is_count(v), "a number of pixels of at least 1, or None"),
-    "image_size": (lambda v: len(v) == 2 and all(_is_count(s) for s in v), "one or two numbers of pixels"),
+    "image_size": (
+        lambda v: len(v) == len(("height", "width")) and all(map(_is_count, v)),
+        "one or two numbers of pixels",
+    ),
     "max_epochs": (lambda v: v is None or v == -1 or _is_count(v), "a number of epochs of at least 1, or None"),
     "seed": (lambda v: v is None or _is_count(v, least=0), "a whole number of at least 0, or None"),
 }

@@ -7,7 +7,6 @@ from typing import Any
 
 import timm
 import torch
-from anomalib.models.components import TimmFeatureExtractor
 from timm.models import FeatureListNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
@@ -171,17 +170,14 @@ class FrozenBackbone(nn.Module):
         super().__init__()
         self.name = backbone
         self.stages = resolve_layers(backbone, layers)
-        self.extractor = TimmFeatureExtractor(
-            backbone, layers=[stage.index for stage in self.stages], pre_trained=False
+        # timm itself and not anomalib's extractor: importing anomalib.models here would import this plugin in turn.
+        self.network = timm.create_model(
+            backbone, pretrained=False, features_only=True, out_indices=[stage.index for stage in self.stages]
         )
-        _drop_layers_after(self.extractor.feature_extractor, self.stages[-1].name)
+        _drop_layers_after(self.network, self.stages[-1].name)
+        self.network.to(memory_format=torch.channels_last)  # up to twice as fast on CPUs, depthwise convolutions most
         self.requires_grad_(requires_grad=False)
         self.eval()
-
-    @property
-    def network(self) -> nn.Module:
-        """timm's network up to the deepest chosen stage."""
-        return self.extractor.feature_extractor
 
     def train(self, mode: bool = True) -> "FrozenBackbone":  # noqa: FBT001, FBT002 - torch's signature
         """Stay in evaluation mode: running statistics belong to the pre-training."""
@@ -191,7 +187,7 @@ class FrozenBackbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Extract features of normalized images (N, 3, H, W), one tensor (N, C_k, H_k, W_k) a stage."""
-        return list(self.extractor(images).values())
+        return list(self.network(images.contiguous(memory_format=torch.channels_last)))
 
 
 def _drop_layers_after(network: nn.Module, module_name: str) -> None:

@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the sentence on standard error and exit with status 2."""
         usage = " ".join(self.format_usage().removeprefix("usage:").split())
-        self.exit(BAD_INPUT, f"Expected `{usage}`, got an error: {message}. Do `{self.prog} --help` for more.\n")
+        self.exit(BAD_INPUT, f"Expected `{usage}`, got a mistake: {message}. Do `{self.prog} --help` for more.\n")
 
 
 def list_configs(_: argparse.Namespace) -> int:
@@ -97,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:
         return run(parsed)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
+        if not str(error).startswith("Expected "):  # not one of the project's own sentences: the traceback is needed
+            raise
         print(error, file=sys.stderr)
         return BAD_INPUT
 

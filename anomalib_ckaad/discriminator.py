@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from anomalib_ckaad.reconstructor import Architecture
 
 NEGATIVE_SLOPE = 0.1
 
@@ -70,7 +73,7 @@ class ImageDiscriminator(nn.Module):
             self.to_deepest.append(
                 nn.Sequential(*[_halving(c if step == 0 else width, width) for step in range(steps)])
             )
-        fused = sum(width if len(stage) else c for c, stage in zip(channels, self.to_deepest, strict=True))
+        fused = sum(c if stride == strides[-1] else width for c, stride in zip(channels, strides, strict=True))
         halvings = max(0, math.ceil(math.log2(max(min(deepest_size), 2) / 2)))
         self.to_two = nn.Sequential(
             *[_halving(fused if step == 0 else width, width) for step in range(halvings)],
@@ -93,3 +96,21 @@ class ImageDiscriminator(nn.Module):
             for stage, f in zip(self.to_deepest, features, strict=True)
         ]
         return [self.head(self.to_two(torch.cat(maps, dim=1))).squeeze(1)]
+
+
+def make_discriminator(
+    kind: Literal["patch", "image"] | None, architecture: Architecture, image_size: Sequence[int]
+) -> nn.Module | None:
+    """The discriminator that a strategy asks for, with PyTorch's default initialization, or None.
+
+    Args:
+        kind: What it scores.
+        architecture: Channels and strides of the stages.
+        image_size: Height and width in pixels of the usual image.
+    """
+    if kind == "patch":
+        return PatchDiscriminator(architecture.channels)
+    if kind == "image":
+        height, width = (math.ceil(side / architecture.strides[-1]) for side in image_size)
+        return ImageDiscriminator(architecture.channels, architecture.strides, (height, width))
+    return None

@@ -3,26 +3,32 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch, InferenceBatch
+from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomalib_ckaad.arguments import check_arguments
-from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files
-from anomalib_ckaad.discriminator import ImageDiscriminator, PatchDiscriminator
-from anomalib_ckaad.metrics import default_evaluator, write_metrics
-from anomalib_ckaad.objectives import STRATEGIES, Objective, StrategyName, alternating_step, reconstruction_error
+from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files, datamodule_of
+from anomalib_ckaad.discriminator import make_discriminator
+from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
+from anomalib_ckaad.objectives import (
+    STRATEGIES,
+    NonFiniteLossError,
+    Objective,
+    StrategyName,
+    alternating_step,
+    reconstruction_error,
+)
 from anomalib_ckaad.preprocessing import (
     find_normalize,
     in_unit_range,
@@ -75,7 +81,8 @@ class Ckaad(AnomalibModule):
         discriminator_learning_rate: Adam's, of the discriminator. Default: the paper's.
         score_top_k: The image score is the mean of so many largest pixels of the map, None of all.
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
-        synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``.
+        synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``. Not kept in
+            checkpoints: pass it again to train on.
         image_size: Height and width that images are resized to, or one number for both. A ``pre_processor`` of your
             own takes precedence.
         max_epochs: Number of epochs. Default None: the trainer's ``max_epochs`` where it is given, else the paper's
@@ -95,6 +102,8 @@ class Ckaad(AnomalibModule):
         >>> model(torch.rand(2, 3, 128, 128)).anomaly_map.shape
         torch.Size([2, 1, 96, 96])
     """
+
+    model: CkaadModel
 
     def __init__(
         self,
@@ -141,15 +150,16 @@ class Ckaad(AnomalibModule):
         )
         if pre_trained:
             check_weights(backbone, weights)
-        if seed is not None:
-            pl.seed_everything(seed, workers=True, verbose=False)
-        own_normalization = normalization(backbone, weights)
+        normal_range = normalization(backbone, weights)
+        if pre_processor is True:
+            pre_processor = make_pre_processor((image_size[0], image_size[1]), normal_range)
         super().__init__(
-            pre_processor=make_pre_processor(image_size, own_normalization) if pre_processor is True else pre_processor,
+            pre_processor=pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.hparams.pop("synthesis", None)  # an object: a checkpoint that holds one cannot be loaded safely
         self.automatic_optimization = False
         self.pre_trained = pre_trained
         self.weights = weights
@@ -162,43 +172,38 @@ class Ckaad(AnomalibModule):
         self._has_weights = False
         self._random_state: dict[str, Any] | None = None
 
-        self.model = CkaadModel(backbone, layers, norm, score_top_k, output_relu=output_relu)
         size = self.input_size or image_size
-        self.model.check_size(*size)
-        self.discriminator = self._make_discriminator(size)
-        warn_of_other_normalization(self.pre_processor, backbone, own_normalization)
-
-    def _make_discriminator(self, size: Sequence[int]) -> nn.Module | None:
-        architecture = self.model.auto_encoder.architecture
-        if self.objective.strategy.discriminator == "patch":
-            return PatchDiscriminator(architecture.channels)
-        if self.objective.strategy.discriminator == "image":
-            height, width = (-(-side // architecture.strides[-1]) for side in size)
-            return ImageDiscriminator(architecture.channels, architecture.strides, (height, width))
-        return None
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.model = CkaadModel(backbone, layers, norm, score_top_k, output_relu=output_relu)
+            self.model.check_size(*size)
+            architecture = self.model.auto_encoder.architecture
+            self.discriminator = make_discriminator(self.objective.strategy.discriminator, architecture, size)
+        warn_of_other_normalization(self.pre_processor, backbone, normal_range)
 
     # Fitting
 
     @property
     def trainer(self) -> pl.Trainer:
         """The trainer this model is attached to."""
-        return LightningModule.trainer.__get__(self)
+        return super().trainer
 
     @trainer.setter
     def trainer(self, trainer: pl.Trainer | None) -> None:
         """Attach to a trainer; one that was given no limit trains as long as the paper does, not Lightning's 1000."""
-        LightningModule.trainer.__set__(self, trainer)
+        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property, which super() cannot set
         if trainer is None or getattr(trainer, "fit_loop", None) is None:
             return
         if trainer.fit_loop.max_epochs is None and trainer.max_steps == -1:
-            kind = type(getattr(trainer, "datamodule", None)).__name__
+            kind = type(datamodule_of(trainer)).__name__
             trainer.fit_loop.max_epochs = PAPER_EPOCHS.get(kind, PAPER_EPOCHS_ELSEWHERE)
 
     def setup(self, stage: str) -> None:
         """Refuse unusable training images before anything is computed."""
         super().setup(stage)
         if stage == "fit":
-            samples = getattr(getattr(self.trainer.datamodule, "train_data", None), "samples", None)
+            samples = getattr(getattr(datamodule_of(self.trainer), "train_data", None), "samples", None)
             if samples is not None:
                 check_image_files(samples.image_path)
 
@@ -229,31 +234,35 @@ class Ckaad(AnomalibModule):
             )
         return list(optimizers)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """One alternating step, equation (13), on the batch's normal images and its known or synthetic anomalies."""
         del batch_idx
         images, is_anomalous = self._training_images(batch)
-        optimizers = self.optimizers()
+        optimizers: Any = self.optimizers()  # Lightning's wrappers, which count steps
         own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
-        losses = alternating_step(
-            self.model.backbone(images),
-            is_anomalous,
-            auto_encoder=self.model.auto_encoder,
-            discriminator=self.discriminator,
-            objective=self.objective,
-            auto_encoder_optimizer=own,
-            discriminator_optimizer=other,
-            backward=self.manual_backward,
-        )
+        try:
+            losses = alternating_step(
+                self.model.backbone(images),
+                is_anomalous,
+                auto_encoder=self.model.auto_encoder,
+                discriminator=self.discriminator,
+                objective=self.objective,
+                auto_encoder_optimizer=own,
+                discriminator_optimizer=other,
+                backward=self.manual_backward,
+            )
+        except NonFiniteLossError as error:
+            step = self.trainer.fit_loop.total_batch_idx
+            msg = f"{error} Stopped at step {step} in epoch {self.current_epoch}."
+            raise NonFiniteLossError(msg) from error
         for name, value in losses.items():
             self.log(name, value, on_step=True, on_epoch=True, prog_bar=name in SHOWN_LOSSES, batch_size=len(images))
         return losses
 
-    def _training_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _training_images(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Normal images, then anomalous ones; which are which as booleans (N,)."""
-        labels = batch.gt_label if batch.gt_label is not None else torch.zeros(len(batch.image), dtype=torch.bool)
-        labels = labels.to(batch.image.device, torch.bool)
-        normal, anomalous = batch.image[~labels], batch.image[labels]
+        images, labels = _images_and_labels(batch)
+        normal, anomalous = images[~labels], images[labels]
         if not len(normal):
             msg = (
                 f"Expected normal images in every training batch, got {len(anomalous)} anomalous ones only. "
@@ -269,43 +278,30 @@ class Ckaad(AnomalibModule):
 
     # Evaluation
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ANN401 - Lightning's type has no batches
         """Score a batch, and log the error of its normal images."""
         del batch_idx
-        features, reconstructions = self.model.reconstruct(batch.image)
-        labels = batch.gt_label if batch.gt_label is not None else torch.zeros(len(batch.image), dtype=torch.bool)
-        error = reconstruction_error(features, reconstructions)[~labels.to(batch.image.device)]
+        images, labels = _images_and_labels(batch)
+        features, reconstructions = self.model.reconstruct(images)
+        error = reconstruction_error(features, reconstructions)[~labels]
         if len(error):
             self.log("val_reconstruction", error.mean(), on_epoch=True, prog_bar=True, batch_size=len(error))
-        return _update(batch, self.model.score(features, reconstructions, batch.image.shape[-2:]))
+        return add_predictions(batch, self.model.score(features, reconstructions, (images.shape[-2], images.shape[-1])))
 
-    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
         """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
         del batch_idx, args, kwargs
-        return _update(batch, self.model(batch.image))
+        images, _ = _images_and_labels(batch)
+        return add_predictions(batch, self.model.forward(images))
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ANN401
         """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
         del dataloader_idx
         return self.test_step(batch, batch_idx)
 
     def on_test_end(self) -> None:
         """Write the test metrics beside the checkpoint that was tested."""
-        trainer = self.trainer
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
-        callback = trainer.checkpoint_callback
-        checkpoint = trainer.ckpt_path or getattr(callback, "best_model_path", None) or None
-        folder = Path(checkpoint).parent if checkpoint else Path(trainer.default_root_dir) / "weights" / "lightning"
-        path = write_metrics(
-            folder,
-            {name: float(value) for name, value in trainer.callback_metrics.items()},
-            model=type(self).__name__,
-            checkpoint=str(checkpoint) if checkpoint else None,
-            data=getattr(trainer.datamodule, "name", None),
-            category=getattr(trainer.datamodule, "category", None),
-        )
-        logger.info("Wrote the metrics to %s.", path)
+        write_test_metrics(self.trainer, type(self).__name__)
 
     # Checkpoints
 
@@ -321,16 +317,18 @@ class Ckaad(AnomalibModule):
         self._random_state = checkpoint.get("ckaad_random_state")
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "Ckaad":  # noqa: ANN401
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Ckaad":  # noqa: ANN401
         """Load a model with plain data only (``weights_only=True``) and without looking for pre-trained weights."""
         kwargs.setdefault("pre_trained", False)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        model = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        return cast("Ckaad", model)
 
     # What anomalib asks of a model
 
     def configure_callbacks(self) -> list[Callback]:
         """anomalib's callbacks, and one that names unreadable images."""
-        return [*super().configure_callbacks(), NameUnreadableImages()]
+        own = super().configure_callbacks()
+        return [*(own if isinstance(own, Sequence) else [own]), NameUnreadableImages()]
 
     @staticmethod
     def configure_pre_processor(
@@ -356,9 +354,8 @@ class Ckaad(AnomalibModule):
         return LearningType.ONE_CLASS
 
 
-def _update(batch: Batch, predictions: InferenceBatch) -> Batch:
-    """Put predictions into the batch, and once more under names that no post-processor touches."""
-    batch.update(**predictions._asdict())
-    batch.raw_pred_score = predictions.pred_score
-    batch.raw_anomaly_map = predictions.anomaly_map.squeeze(1)
-    return batch
+def _images_and_labels(batch: ImageBatch) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) and whether each is anomalous (N,); items without a label count as normal."""
+    images: Tensor = torch.as_tensor(batch.image)
+    labels = torch.zeros(len(images)) if batch.gt_label is None else batch.gt_label
+    return images, labels.to(images.device, torch.bool)

@@ -188,12 +188,12 @@ def _without_gradients_into(module: nn.Module) -> Iterator[None]:
     """Gradients flow through the module but not into it: the generator's step does not need the discriminator's."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     try:
         yield
     finally:
         for parameter in parameters:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
 
 
 def alternating_step(

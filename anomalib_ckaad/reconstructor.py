@@ -51,7 +51,7 @@ class Architecture:
 
 
 def make_norm(name: NormName) -> Norm:
-    """Affine normalization layer by name; ``instance`` is the method, ``batch`` an ablation (section 2 of the paper)."""
+    """Affine normalization layer by name; ``instance`` is the method, ``batch`` an ablation."""
     if name == "instance":
         return lambda channels: nn.InstanceNorm2d(channels, affine=True)
     return nn.BatchNorm2d
@@ -136,7 +136,7 @@ def _fit(x: Tensor, height: int, width: int) -> Tensor:
     """Crop to a size; where a backbone rounds sizes down, repeat the edge for the row or column that is missing."""
     x = x[..., :height, :width]
     # Under export with dynamic shapes sizes are symbols: comparing them would fix them to the example's.
-    if isinstance(height, int) and isinstance(width, int) and isinstance(x.shape[-1], int):
+    if all(isinstance(side, int) for side in (height, width, *x.shape[-2:])):
         missing_rows, missing_columns = height - x.shape[-2], width - x.shape[-1]
         if missing_rows or missing_columns:
             x = functional.pad(x, (0, missing_columns, 0, missing_rows), mode="replicate")

@@ -75,4 +75,5 @@ class CkaadModel(nn.Module):
     def forward(self, images: Tensor) -> InferenceBatch:
         """Score normalized images (N, 3, H, W): anomaly map (N, 1, H, W) and image score (N,), both raw."""
         features, reconstructions = self.reconstruct(images)
-        return self.score(features, reconstructions, images.shape[-2:])
+        height, width = images.shape[-2:]
+        return self.score(features, reconstructions, (height, width))

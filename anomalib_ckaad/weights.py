@@ -61,7 +61,7 @@ def load_backbone_weights(backbone: FrozenBackbone, weights: str | None) -> None
     elif weights == PACKAGE:
         path = _packaged_file(backbone.name)
         # The package names its tensors differently, but in timm's order.
-        names = [name for name in timm.create_model(PACKAGED_BACKBONE).state_dict()]
+        names = list(timm.create_model(PACKAGED_BACKBONE).state_dict())
         source, tensors = str(path), dict(zip(names, _read(path).values(), strict=True))
     else:
         path = _weights_file(backbone.name, weights)

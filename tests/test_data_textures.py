@@ -19,6 +19,7 @@ from anomalib_ckaad.data.texture_images import (
     CATEGORIES,
     CROP,
     DEFECTS,
+    PARTS,
     PHOTO_SIZE,
     REGIONS,
     Category,
@@ -29,7 +30,13 @@ from anomalib_ckaad.data.texture_images import (
     render,
 )
 
-SMALL: dict[str, Any] = {"image_size": 64, "train_images": 20, "test_good_images": 3, "images_per_defect": 2}
+SMALL: dict[str, Any] = {
+    "image_size": 64,
+    "train_images": 20,
+    "validation_images": 4,
+    "test_good_images": 3,
+    "images_per_defect": 2,
+}
 
 
 def parameters(**changes: int) -> TextureParameters:
@@ -59,28 +66,33 @@ def test_a_missing_photograph_says_what_to_install(monkeypatch: pytest.MonkeyPat
         photograph("brick")
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_train_and_test_read_disjoint_parts_of_the_photograph(category: Category, part: Part) -> None:
-    first, last = REGIONS[part]
+def test_images_of_a_part_read_nothing_else_of_the_photograph(category: Category, part: Part) -> None:
     photo = photograph(category)
     spoiled = np.full_like(photo, np.nan)
-    spoiled[:, first:last] = photo[:, first:last]
+    spoiled[REGIONS[part]] = photo[REGIONS[part]]
     rng = np.random.default_rng(0)
     for _ in range(20):
         view = draw_view(category, part, rng)
         image = render(spoiled, part, view, 32)
         assert np.isfinite(image).all()
         assert np.array_equal(image, render(photo, part, view, 32))
-    assert REGIONS["train"][1] <= REGIONS["test"][0]
+
+
+def test_parts_do_not_overlap() -> None:
+    share = np.zeros((PHOTO_SIZE, PHOTO_SIZE), dtype=int)
+    for region in REGIONS.values():
+        share[region] += 1
+    assert share.max() == 1
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("part", PARTS)
 def test_every_pixel_of_a_view_lies_within_its_part(category: Category, part: Part) -> None:
-    first, last = REGIONS[part]
+    height, width = photograph(category)[REGIONS[part]].shape
     rng = np.random.default_rng(1)
-    rows = []
+    centers = []
     for _ in range(300):
         view = draw_view(category, part, rng)
         angle = np.deg2rad(view.rotation)
@@ -88,21 +100,22 @@ def test_every_pixel_of_a_view_lies_within_its_part(category: Category, part: Pa
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         places = corners @ turn.T + view.center
         assert places.min() >= -1e-9
-        assert places[:, 0].max() <= PHOTO_SIZE - 1 + 1e-9
-        assert places[:, 1].max() <= last - first - 1 + 1e-9
-        rows.append(view.center[0])
-    assert max(rows) - min(rows) > 200
+        assert places[:, 0].max() <= height - 1 + 1e-9
+        assert places[:, 1].max() <= width - 1 + 1e-9
+        centers.append(view.center)
+    spread = np.ptp(centers, axis=0)
+    assert spread[0] > 0.8 * (height - 1.1 * CROP)
+    assert spread[1] > 0.8 * (width - 1.1 * CROP)
 
 
 def test_render_without_turn_at_the_scale_of_the_photograph_is_the_photograph() -> None:
     photo = photograph("gravel")
-    view = texture_images.View(center=(199.5, 99.5), rotation=0.0, mirrored=False, gain=1.0)
+    view = texture_images.View(center=(199.5, 87.5), rotation=0.0, mirrored=False, gain=1.0)
     image = render(photo, "test", view, CROP)
-    first = REGIONS["test"][0]
-    expected = photo[112 : 112 + CROP, first + 12 : first + 12 + CROP]
+    expected = photo[REGIONS["test"]][200 - CROP // 2 : 200 + CROP // 2, 88 - CROP // 2 : 88 + CROP // 2]
     np.testing.assert_allclose(image, expected, atol=1e-9)
     mirrored = render(
-        photo, "test", texture_images.View(center=(199.5, 99.5), rotation=0.0, mirrored=True, gain=1.0), CROP
+        photo, "test", texture_images.View(center=(199.5, 87.5), rotation=0.0, mirrored=True, gain=1.0), CROP
     )
     np.testing.assert_allclose(mirrored, expected[:, ::-1], atol=1e-9)
 
@@ -160,6 +173,7 @@ def test_layout_is_mvtec_ads_and_reads_as_such(tmp_path: Path) -> None:
     data.prepare_data()
     folder = tmp_path / "gravel"
     assert len(list(folder.glob("train/good/*.png"))) == 20
+    assert len(list(folder.glob("validation/good/*.png"))) == 4
     assert len(list(folder.glob("test/good/*.png"))) == 3
     for kind in DEFECTS:
         images = sorted(path.stem for path in folder.glob(f"test/{kind}/*.png"))
@@ -173,19 +187,34 @@ def test_layout_is_mvtec_ads_and_reads_as_such(tmp_path: Path) -> None:
     assert len(mvtec.test_data) == 3 + 5 * 2
 
 
-def test_splits_are_seeded_and_validation_never_sees_the_test_images(tmp_path: Path) -> None:
+def paths_of(data: Textures) -> tuple[list[str], list[str], list[str]]:
+    train, val, test = (sorted(part.samples.image_path) for part in (data.train_data, data.val_data, data.test_data))
+    return train, val, test
+
+
+def test_validation_is_normal_and_of_its_own(tmp_path: Path) -> None:
+    data = Textures(root=tmp_path, **SMALL)
+    data.setup()
+    assert (data.train_data.samples.label_index == 0).all()
+    assert (data.val_data.samples.label_index == 0).all()
+    train, val, test = paths_of(data)
+    assert (len(train), len(val), len(test)) == (20, 4, 13)
+    assert all("/train/good/" in path for path in train)
+    assert all("/validation/good/" in path for path in val)
+    assert all("/test/" in path for path in test)
+    assert next(iter(data.val_dataloader())).image.shape == (4, 3, 64, 64)
+
+
+def test_validation_from_train_is_seeded_and_leaves_the_test_images_alone(tmp_path: Path) -> None:
     def split(seed: int) -> tuple[list[str], list[str], list[str]]:
-        data = Textures(root=tmp_path, seed=seed, **SMALL)
+        data = Textures(root=tmp_path, val_split_mode="from_train", seed=seed, **SMALL)
         data.setup()
-        assert (data.train_data.samples.label_index == 0).all()
-        assert (data.val_data.samples.label_index == 0).all()
-        return tuple(sorted(part.samples.image_path) for part in (data.train_data, data.val_data, data.test_data))  # type: ignore[return-value]
+        return paths_of(data)
 
     train, val, test = split(0)
     assert (len(train), len(val), len(test)) == (18, 2, 13)
     assert not set(train) & set(val)
     assert all("/train/good/" in path for path in train + val)
-    assert all("/test/" in path for path in test)
     assert split(0) == (train, val, test)
     assert split(1)[1] != val
     assert split(1)[2] == test
@@ -212,7 +241,7 @@ def test_batches_carry_masks_in_testing_and_the_folder_is_the_kind(tmp_path: Pat
 def test_setup_alone_makes_the_images(tmp_path: Path) -> None:
     data = Textures(root=tmp_path, **SMALL)
     data.setup()
-    assert len(data.train_data) == 18
+    assert len(data.train_data) == 20
 
 
 def test_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -265,7 +294,7 @@ def test_a_killed_run_does_not_count_as_finished(tmp_path: Path) -> None:
     (leftover / "000.png").write_bytes(b"half")
     data = Textures(root=tmp_path, **SMALL)
     data.setup()
-    assert len(data.train_data) + len(data.val_data) == 20
+    assert len(data.train_data) == 20
 
 
 def _write(root: str) -> bool:
@@ -329,6 +358,7 @@ def test_parameters_are_recorded(tmp_path: Path) -> None:
         ({"image_size": 16}, "Expected image_size of at least 32 pixels, got 16"),
         ({"image_size": (64, 96)}, r"Expected image_size as one number or the same number twice, got \(64, 96\)"),
         ({"train_images": 0}, "Expected train_images of at least 1, got 0"),
+        ({"validation_images": 0}, "Expected validation_images of at least 1, got 0"),
         ({"images_per_defect": 0}, "Expected images_per_defect of at least 1"),
         ({"texture_seed": -1}, "Expected a texture_seed of at least 0, got -1"),
         ({"val_split_ratio": 0.0}, "Expected val_split_ratio between 0 and 1, got 0.0"),

@@ -60,6 +60,11 @@ def find_unreadable(paths: Iterable[str | Path]) -> str | None:
     return None
 
 
+def datamodule_of(trainer: pl.Trainer) -> pl.LightningDataModule | None:
+    """The datamodule that a trainer works on, or None where it was given loaders."""
+    return getattr(trainer, "datamodule", None)
+
+
 class NameUnreadableImages(Callback):
     """Where reading an image ends a run, adds to the exception which file it was: Pillow does not tell."""
 
@@ -68,7 +73,7 @@ class NameUnreadableImages(Callback):
         del pl_module
         if not isinstance(exception, OSError | SyntaxError):
             return
-        datamodule = getattr(trainer, "datamodule", None)
+        datamodule = datamodule_of(trainer)
         for subset in ("train_data", "val_data", "test_data"):
             samples = getattr(getattr(datamodule, subset, None), "samples", None)
             found = None if samples is None else find_unreadable(samples.image_path)

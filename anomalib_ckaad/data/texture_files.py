@@ -27,6 +27,7 @@ class TextureParameters:
         category: ``brick``, ``gravel`` or ``grass``.
         image_size: Side of the square images in pixels.
         train_images: Number of normal images to train on.
+        validation_images: Number of normal images to validate on.
         test_good_images: Number of normal images to test on.
         images_per_defect: Number of test images of each kind of defect.
         seed: Seed of everything that is drawn.
@@ -38,6 +39,7 @@ class TextureParameters:
     category: Category
     image_size: int
     train_images: int
+    validation_images: int
     test_good_images: int
     images_per_defect: int
     seed: int
@@ -52,7 +54,7 @@ class TextureParameters:
                 "Do use 256, for which the defects are made."
             )
             raise ValueError(msg)
-        for name in ("train_images", "test_good_images", "images_per_defect"):
+        for name in ("train_images", "validation_images", "test_good_images", "images_per_defect"):
             if getattr(self, name) < 1:
                 msg = f"Expected {name} of at least 1, got {getattr(self, name)}. Do ask for one image or more."
                 raise ValueError(msg)
@@ -63,6 +65,7 @@ class TextureParameters:
     def images(self) -> list[tuple[Part, str, int]]:
         """List every image of the set as part, kind and running number."""
         listing: list[tuple[Part, str, int]] = [("train", "good", i) for i in range(self.train_images)]
+        listing += [("validation", "good", i) for i in range(self.validation_images)]
         listing += [("test", "good", i) for i in range(self.test_good_images)]
         return listing + [("test", kind, i) for kind in DEFECTS for i in range(self.images_per_defect)]
 

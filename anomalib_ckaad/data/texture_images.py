@@ -1,8 +1,9 @@
 """Images of the embedded texture set: views of real photographs, with and without painted damage.
 
 The photographs are the ones of brick, gravel and grass that scikit-image installs with itself (512x512, grey, without
-restrictions on use). Each is cut in two: training images see only its left part, test images only its right part, and
-interpolation happens after the cut, so that no pixel of a test image has a share in a training image.
+restrictions on use). Each is cut in three: one part for training images, one for validation, one for testing, and
+interpolation happens after the cut, so that no pixel of one has a share in another. Validation images that overlapped
+with training ones would score too low, and the threshold taken from them would flag half of the normal test images.
 """
 
 from dataclasses import dataclass
@@ -19,15 +20,20 @@ from scipy.ndimage import map_coordinates
 from anomalib_ckaad.data.painters import PAINTERS, BoolArray, FloatArray, paint
 
 Category = Literal["brick", "gravel", "grass"]
-Part = Literal["train", "test"]
+Part = Literal["train", "validation", "test"]
 
 CATEGORIES: Final[tuple[Category, ...]] = get_args(Category)
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
 DEFECTS: Final = tuple(PAINTERS)
 PHOTO_SIZE: Final = 512
-REGIONS: Final[dict[Part, tuple[int, int]]] = {"train": (0, 288), "test": (288, PHOTO_SIZE)}
-"""Columns of the photograph that the images of each part may show."""
-CROP: Final = 176
-"""Side of a crop in pixels of the photograph: two or three bricks wide, and turned by 6 degrees it fits a part."""
+REGIONS: Final[dict[Part, tuple[slice, slice]]] = {
+    "train": (slice(0, PHOTO_SIZE), slice(0, 320)),
+    "validation": (slice(336, PHOTO_SIZE), slice(320, PHOTO_SIZE)),
+    "test": (slice(0, 336), slice(320, PHOTO_SIZE)),
+}
+"""Rows and columns of the photograph that the images of each part may show."""
+CROP: Final = 152
+"""Side of a crop in pixels of the photograph: it fits every part when turned by 6 degrees."""
 MAX_ROTATION: Final[dict[Category, float]] = {"brick": 4.0, "gravel": 6.0, "grass": 6.0}
 """Degrees either way: as a part lies on the belt. Bricks have a direction, so less."""
 
@@ -86,9 +92,9 @@ def draw_view(category: Category, part: Part, rng: np.random.Generator) -> View:
     rotation = rng.uniform(-MAX_ROTATION[category], MAX_ROTATION[category])
     angle = abs(np.deg2rad(rotation))
     reach = CROP / 2 * (np.cos(angle) + np.sin(angle))
-    first, last = REGIONS[part]
+    height, width = (region.stop - region.start for region in REGIONS[part])
     return View(
-        center=(rng.uniform(reach, PHOTO_SIZE - 1 - reach), rng.uniform(reach, last - first - 1 - reach)),
+        center=(rng.uniform(reach, height - 1 - reach), rng.uniform(reach, width - 1 - reach)),
         rotation=rotation,
         mirrored=bool(rng.integers(2)),
         gain=rng.uniform(0.94, 1.06),
@@ -104,7 +110,6 @@ def render(photo: FloatArray, part: Part, view: View, size: int) -> FloatArray:
         view: Where and how.
         size: Side of the image in pixels.
     """
-    first, last = REGIONS[part]
     place = (np.arange(size) + 0.5) * (CROP / size) - CROP / 2
     down, across = np.meshgrid(place, place, indexing="ij")
     if view.mirrored:
@@ -112,7 +117,7 @@ def render(photo: FloatArray, part: Part, view: View, size: int) -> FloatArray:
     angle = np.deg2rad(view.rotation)
     rows = view.center[0] + np.cos(angle) * down - np.sin(angle) * across
     columns = view.center[1] + np.sin(angle) * down + np.cos(angle) * across
-    image = map_coordinates(photo[:, first:last], [rows, columns], order=3, mode="nearest")
+    image = map_coordinates(photo[REGIONS[part]], [rows, columns], order=3, mode="nearest")
     rendered: FloatArray = np.clip(view.gain * image, 0, 1)
     return rendered
 
@@ -125,7 +130,7 @@ def make_image(
     Args:
         category: Which photograph.
         kind: ``good`` or one of ``DEFECTS``.
-        part: ``train`` or ``test``.
+        part: ``train``, ``validation`` or ``test``.
         index: Running number within the kind and part.
         size: Side of the image in pixels.
         seed: Seed of the whole set.
@@ -134,7 +139,7 @@ def make_image(
         The image, the mask of its damage (empty for ``good``) and the same view undamaged, all (size, size).
     """
     kinds = ("good", *DEFECTS)
-    rng = np.random.default_rng([seed, CATEGORIES.index(category), kinds.index(kind), part == "test", index])
+    rng = np.random.default_rng([seed, CATEGORIES.index(category), kinds.index(kind), PARTS.index(part), index])
     clean = render(photograph(category), part, draw_view(category, part, rng), size)
     if kind == "good":
         return _to_bytes(clean), np.zeros(clean.shape, dtype=np.bool_), _to_bytes(clean)

@@ -18,10 +18,13 @@ class Textures(AnomalibDataModule):
     """Photographs of brick, gravel and grass with painted defects, in MVTec AD's folder layout.
 
     The normal images are crops of the real photographs that scikit-image installs with itself, slightly turned,
-    mirrored and with the light changed. Training images come from the left 288 columns of the photograph, test images
-    from the right 224, so nothing seen in testing was seen in training. The defects (scratch, stain, hole, patch of
+    mirrored and with the light changed. Training, validation and test images come from three parts of the photograph
+    that do not overlap, so nothing seen in testing was seen in training. The defects (scratch, stain, hole, patch of
     another material, opened seam) are painted, with masks: real surfaces, artificial damage. It serves demonstrations
     and tests; it is no benchmark.
+
+    Validation uses normal images only, from ``validation/good``, as MVTec AD 2 has it. With ``from_train`` it uses
+    training images instead; as these overlap with each other, the threshold comes out too low.
 
     The images are made once, from ``texture_seed``, into ``root/category``. A folder that is incomplete, or was made
     with other parameters, is refused and never overwritten.
@@ -30,8 +33,8 @@ class Textures(AnomalibDataModule):
         root: Folder of the set. None means anomalib's folder of data sets. Default ``./datasets/Textures``.
         category: ``brick``, ``gravel`` or ``grass``. Default ``brick``, the one with the most regular pattern.
         image_size: Side of the images in pixels, or the same number twice. Default 256.
-        train_images: Number of normal images for training and validation. Default 80: more crops of one photograph
-            show little new.
+        train_images: Number of normal training images. Default 80: more crops of one photograph show little new.
+        validation_images: Number of normal validation images. Default 16.
         test_good_images: Number of normal test images. Default 20.
         images_per_defect: Number of test images of each of the five kinds of defects. Default 8.
         texture_seed: Seed the images are made from. Default 0.
@@ -44,9 +47,9 @@ class Textures(AnomalibDataModule):
         augmentations: Augmentations where none is given for the subset.
         test_split_mode: Default ``from_dir``: the test images as they were made.
         test_split_ratio: Unused with ``from_dir``.
-        val_split_mode: Default ``from_train``: validation uses normal training images only, never test images.
-        val_split_ratio: Share of the training images that validate. Default 0.1.
-        seed: Seed of the split into training and validation. Default 0.
+        val_split_mode: Default ``from_dir``: the validation images as they were made.
+        val_split_ratio: Unused with ``from_dir``.
+        seed: Seed of splits other than ``from_dir``. Default 0.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -55,11 +58,11 @@ class Textures(AnomalibDataModule):
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> data = Textures(root=folder, image_size=64, train_images=10, test_good_images=2, images_per_defect=1)
+        >>> data = Textures(root=folder, image_size=64, train_images=9, validation_images=1, images_per_defect=1)
         >>> data.prepare_data()
         >>> data.setup()
         >>> len(data.train_data), len(data.val_data), len(data.test_data)
-        (9, 1, 7)
+        (9, 1, 25)
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Textures(AnomalibDataModule):
         category: Category = "brick",
         image_size: int | tuple[int, int] = 256,
         train_images: int = 80,
+        validation_images: int = 16,
         test_good_images: int = 20,
         images_per_defect: int = 8,
         texture_seed: int = 0,
@@ -80,7 +84,7 @@ class Textures(AnomalibDataModule):
         augmentations: Transform | None = None,
         test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
         test_split_ratio: float = 0.2,
-        val_split_mode: ValSplitMode | str = ValSplitMode.FROM_TRAIN,
+        val_split_mode: ValSplitMode | str = ValSplitMode.FROM_DIR,
         val_split_ratio: float = 0.1,
         seed: int | None = 0,
     ) -> None:
@@ -109,6 +113,7 @@ class Textures(AnomalibDataModule):
             category=category,
             image_size=_side(image_size),
             train_images=train_images,
+            validation_images=validation_images,
             test_good_images=test_good_images,
             images_per_defect=images_per_defect,
             seed=texture_seed,
@@ -128,6 +133,9 @@ class Textures(AnomalibDataModule):
         self.prepare_data()
         self.train_data = MVTecADDataset(split=Split.TRAIN, root=self.root, category=self.category)
         self.test_data = MVTecADDataset(split=Split.TEST, root=self.root, category=self.category)
+        if self.val_split_mode == ValSplitMode.FROM_DIR:
+            # by the folder's name: Split.VAL is "val"
+            self.val_data = MVTecADDataset(split="validation", root=self.root, category=self.category)
 
 
 def _side(image_size: int | tuple[int, int]) -> int:

@@ -1,6 +1,7 @@
 """What is measured, on which scores, and where it is written."""
 
 from anomalib_ckaad.metrics.evaluator import default_evaluator
-from anomalib_ckaad.metrics.file import write_metrics
+from anomalib_ckaad.metrics.file import write_test_metrics
+from anomalib_ckaad.metrics.raw_scores import add_predictions
 
-__all__ = ["default_evaluator", "write_metrics"]
+__all__ = ["add_predictions", "default_evaluator", "write_test_metrics"]

@@ -2,8 +2,10 @@
 
 from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Max, F1Score
 
-IMAGE = ["raw_pred_score", "gt_label"]
-PIXEL = ["raw_anomaly_map", "gt_mask"]
+from anomalib_ckaad.metrics.raw_scores import RAW_MAP, RAW_SCORE
+
+IMAGE = [RAW_SCORE, "gt_label"]
+PIXEL = [RAW_MAP, "gt_mask"]
 
 
 def default_evaluator() -> Evaluator:

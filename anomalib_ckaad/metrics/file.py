@@ -1,12 +1,18 @@
 """A file with the test metrics: anomalib prints them and keeps none."""
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import lightning.pytorch as pl
+
+from anomalib_ckaad.data.images import datamodule_of
+
 FILE_NAME = "metrics.json"
+logger = logging.getLogger(__name__)
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float], **about: str | None) -> Path:
@@ -39,3 +45,26 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_test_metrics(trainer: pl.Trainer, model: str) -> None:
+    """Write what a trainer has just tested beside the checkpoint it tested, or where one would be.
+
+    Args:
+        trainer: A trainer at the end of its test.
+        model: Name of the model.
+    """
+    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        return
+    checkpoint = trainer.ckpt_path or getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+    folder = Path(checkpoint).parent if checkpoint else Path(trainer.default_root_dir) / "weights" / "lightning"
+    datamodule = datamodule_of(trainer)
+    path = write_metrics(
+        folder,
+        {name: float(value) for name, value in trainer.callback_metrics.items()},
+        model=model,
+        checkpoint=str(checkpoint) if checkpoint else None,
+        data=getattr(datamodule, "name", None),
+        category=getattr(datamodule, "category", None),
+    )
+    logger.info("Wrote the metrics to %s.", path)

@@ -1,0 +1,1 @@
+"""Comparisons and what is written of them."""

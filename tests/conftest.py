@@ -1,0 +1,39 @@
+"""Shared by all tests: one thread (what is measured must not depend on the machine), and tiny data sets."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool; subprocesses inherit it
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+
+def write_images(folder: Path, count: int, size: int = 80, seed: int = 0) -> None:
+    """Noise on a gradient: enough for a model to run on, nothing to learn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng([seed, *folder.name.encode()])
+    ramp = np.linspace(0, 120, size)[None, :, None]
+    for index in range(count):
+        pixels = ramp + generator.uniform(0, 100, (size, size, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index:03}.png")
+
+
+@pytest.fixture(scope="session")
+def folder_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set with ``good``, ``test_good``, ``bad`` and ``masks`` of ``bad``, in 80x80 pixels."""
+    root = tmp_path_factory.mktemp("folder")
+    for name, count in (("good", 6), ("test_good", 4), ("bad", 4)):
+        write_images(root / name, count)
+    (root / "masks").mkdir()
+    for path in sorted((root / "bad").iterdir()):
+        mask = np.zeros((80, 80), dtype=np.uint8)
+        mask[20:50, 30:60] = 255
+        Image.fromarray(mask).save(root / "masks" / path.name)
+    return root

@@ -1,0 +1,51 @@
+"""The anomaly map and the image score against scipy and by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from anomalib_ckaad.anomaly_map import anomaly_map, gaussian_blur, image_score, stage_map
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 70), (9, 33), (1, 20)])
+def test_blur_equals_scipy_at_every_size(size: tuple[int, int]) -> None:
+    image = torch.rand(2, 1, *size, dtype=torch.float64)
+    expected = np.stack([gaussian_filter(one[0], sigma=4) for one in image.numpy()])
+    np.testing.assert_allclose(gaussian_blur(image)[:, 0].numpy(), expected, atol=1e-12)
+
+
+def test_no_blur() -> None:
+    image = torch.rand(1, 1, 8, 8)
+    assert torch.equal(gaussian_blur(image, sigma=0), image)
+
+
+def test_stage_map_ranges_from_zero_to_two() -> None:
+    f = torch.randn(1, 5, 3, 3)
+    assert stage_map(f, 3 * f).abs().max() < 1e-6
+    assert (stage_map(f, -f) - 2).abs().max() < 1e-6
+
+
+def test_map_shows_the_place_and_sums_the_stages() -> None:
+    f = torch.ones(1, 4, 16, 16)
+    g = f.clone()
+    g[..., 12, 4] *= -1
+    scores = anomaly_map([f, f[..., ::2, ::2]], [g, f[..., ::2, ::2]], size=(64, 80))
+    assert scores.shape == (1, 1, 64, 80)
+    row, column = divmod(scores.flatten().argmax().item(), 80)
+    assert abs(row - 12 / 15 * 63) <= 2
+    assert abs(column - 4 / 15 * 79) <= 2
+
+
+def test_score_does_not_depend_on_the_batch() -> None:
+    maps = torch.rand(5, 1, 20, 20)
+    together = image_score(maps, 10)
+    alone = torch.cat([image_score(one[None], 10) for one in maps])
+    assert torch.equal(together, alone)
+    assert image_score(maps, None) == pytest.approx(maps.mean(dim=(1, 2, 3)))
+    assert image_score(maps, 400) == pytest.approx(maps.mean(dim=(1, 2, 3)))
+
+
+def test_more_pixels_than_the_map_has() -> None:
+    with pytest.raises(ValueError, match=r"Expected score_top_k of at most 16, .* got 17\. Do lower score_top_k"):
+        image_score(torch.rand(1, 1, 4, 4), 17)

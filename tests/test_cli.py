@@ -1,0 +1,130 @@
+"""The command `anomalib-ckaad`."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+
+import anomalib_ckaad
+from anomalib_ckaad import cli, config_files
+
+
+def call(*arguments: str) -> int:
+    """Run the command line in this process and return its exit status."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def replace_demo(monkeypatch: pytest.MonkeyPatch, run: Callable[[Path | None, Path], int]) -> None:
+    demo = ModuleType("anomalib_ckaad.demo")
+    vars(demo)["run"] = run
+    monkeypatch.setitem(sys.modules, "anomalib_ckaad.demo", demo)
+
+
+def raise_(error: Exception) -> NoReturn:
+    raise error
+
+
+def test_help_and_version_need_no_torch() -> None:
+    code = """import sys
+from anomalib_ckaad.cli import main
+for arguments in (["--help"], ["--version"], ["config", "list"], ["demo", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert not stop.code
+print(sorted({"torch", "anomalib", "numpy"} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert f"anomalib-ckaad {anomalib_ckaad.__version__}" in done.stdout.splitlines()
+
+
+def test_config_list_names_every_file_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("config", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(p.stem for p in config_files.config_folder().glob("*.yaml"))
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["mvtec_ad", "visa.yaml"])
+def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("config", "path", name) == 0
+    path = Path(capsys.readouterr().out.rstrip("\n"))
+    assert path.is_absolute()
+    assert call("config", "show", name) == 0
+    assert capsys.readouterr().out == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "got"),
+    [
+        (["config", "show", "nothing"], "Expected a config among ", "got 'nothing'"),
+        (["config", "path", "../pyproject"], "Expected a config among ", "got '../pyproject'"),
+        (["config", "show"], "Expected `anomalib-ckaad config show [-h] NAME`", "required: NAME"),
+        (["config", "print"], "Expected `anomalib-ckaad config [-h] {list,show,path} ...`", "invalid choice: 'print'"),
+        (["train"], "Expected `anomalib-ckaad [-h] [--version] {config,demo} ...`", "invalid choice: 'train'"),
+        ([], "Expected `anomalib-ckaad [-h] [--version] {config,demo} ...`", "required: command"),
+        (["config", "list", "more"], "Expected `anomalib-ckaad [-h]", "unrecognized arguments: more"),
+        (["demo", "--data", "no/folder"], "Expected --data to be a folder of images", "got 'no/folder'"),
+    ],
+)
+def test_bad_input_is_one_sentence_on_stderr(
+    arguments: list[str], expected: str, got: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(expected)
+    assert got in err
+    assert " Do " in err
+    assert err.count("\n") == 1
+
+
+def test_missing_configs_are_bad_input_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(config_files, "PACKAGE", tmp_path / "anomalib_ckaad")
+    assert call("config", "list") == 2
+    assert capsys.readouterr().err.startswith("Expected a folder of configs beside ")
+
+
+def test_packaged_configs_come_before_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_files, "PACKAGE", tmp_path / "anomalib_ckaad")
+    (tmp_path / "configs").mkdir()
+    assert config_files.config_folder() == tmp_path / "configs"
+    (tmp_path / "anomalib_ckaad" / "configs").mkdir(parents=True)
+    assert config_files.config_folder() == tmp_path / "anomalib_ckaad" / "configs"
+
+
+def test_demo_gets_its_arguments_and_returns_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Path | None, Path]] = []
+
+    def run(data: Path | None, output: Path) -> int:
+        calls.append((data, output))
+        return 7
+
+    replace_demo(monkeypatch, run)
+    assert call("demo") == 7
+    assert call("demo", "--data", str(tmp_path), "--output", str(tmp_path / "out")) == 7
+    assert calls == [(None, Path("results/demo")), (tmp_path, tmp_path / "out")]
+
+
+@pytest.mark.parametrize("error", [ValueError("Expected this, got that. Do so."), FileExistsError("Expected no file.")])
+def test_sentence_of_the_demo_is_bad_input(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_demo(monkeypatch, lambda *_: raise_(error))
+    assert call("demo") == 2
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+def test_any_other_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_demo(monkeypatch, lambda *_: raise_(ValueError("too many values to unpack")))
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        call("demo")

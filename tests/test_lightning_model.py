@@ -1,0 +1,422 @@
+"""Ckaad under anomalib's engine: everything a user does with an anomalib model."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import Folder, ImageBatch
+from anomalib.deploy import ExportType
+from anomalib.engine import Engine
+from anomalib.metrics import AUROC, Evaluator
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_ckaad import lightning_model
+from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.objectives import STRATEGIES, NonFiniteLossError
+from tests.conftest import write_images
+
+
+def make_model(**arguments: Any) -> Ckaad:
+    defaults = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
+    return Ckaad(**{**defaults, **arguments})
+
+
+def make_data(root: Path, *, masks: bool = False, **arguments: Any) -> Folder:
+    defaults = {
+        "name": "tiny",
+        "root": root,
+        "normal_dir": "good",
+        "normal_test_dir": "test_good",
+        "abnormal_dir": "bad",
+        "mask_dir": "masks" if masks else None,
+        "num_workers": 0,
+        "train_batch_size": 2,
+        "eval_batch_size": 4,
+        "val_split_mode": "from_train",
+        "val_split_ratio": 0.34,
+        "seed": 0,
+    }
+    return Folder(**{**defaults, **arguments})
+
+
+def make_engine(tmp_path: Path, **arguments: Any) -> Engine:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Engine(default_root_dir=tmp_path, **{**quiet, "max_epochs": 1, **arguments})
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["classification", "segmentation"])
+def test_whole_life(folder_root: Path, tmp_path: Path, masks: bool) -> None:
+    """fit, validate, test, load, predict, export to torch: the rounds of anomalib's own model tests."""
+    data = make_data(folder_root, masks=masks)
+    model = make_model(visualizer=True)
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=data)
+    engine.validate(model, datamodule=data)
+    (results,) = engine.test(model, datamodule=data)
+    image = {"image_AUROC", "image_F1Score", "image_oracle_F1Max"}
+    pixel = {"pixel_AUROC", "pixel_AUPRO", "pixel_F1Score"}
+    assert set(results) == (image | pixel if masks else image)
+
+    checkpoint = Path(engine.best_model_path)
+    written = json.loads((checkpoint.parent / "metrics.json").read_text())
+    assert written["metrics"] == pytest.approx(results)
+    assert written["data"] == "tiny"
+
+    loaded = Ckaad.load_from_checkpoint(checkpoint)
+    (again,) = make_engine(tmp_path / "other").test(loaded, datamodule=make_data(folder_root, masks=masks))
+    assert again == pytest.approx(results)
+
+    predictions = engine.predict(model, datamodule=data, ckpt_path=checkpoint)
+    assert sum(len(batch.image) for batch in predictions) == 8
+    for batch in predictions:
+        assert batch.raw_anomaly_map.shape == batch.anomaly_map.shape
+        assert 0 <= batch.pred_score.min() <= batch.pred_score.max() <= 1
+    exported = engine.export(model, ExportType.TORCH, export_root=tmp_path / "exported")
+    assert exported.exists()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_trains_and_logs_its_losses(strategy: str, folder_root: Path, tmp_path: Path) -> None:
+    model = make_model(strategy=strategy)
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=make_data(folder_root))
+    logged = set(engine.trainer.callback_metrics)
+    assert {"reconstruction", "val_reconstruction"} <= logged
+    assert ({"generator", "discriminator"} <= logged) is (STRATEGIES[strategy].discriminator is not None)
+
+
+def test_metrics_are_of_raw_scores(folder_root: Path, tmp_path: Path) -> None:
+    """The post-processor clamps scores, and the ties change AUROC: the default evaluator does not see them."""
+    data = make_data(folder_root, masks=True)
+    model = make_model()
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=data)
+
+    class Keep(Callback):
+        raw: list[torch.Tensor] = []
+        labels: list[torch.Tensor] = []
+
+        def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+            self.raw.append(batch.raw_pred_score.clone())
+            self.labels.append(batch.gt_label.clone())
+
+    engine.trainer.callbacks.append(keep := Keep())
+    # Every score above the largest of the validation set is clamped to 1.
+    model.post_processor.image_max.fill_(model.post_processor.image_min)
+    (results,) = engine.test(model, datamodule=data)
+    expected = AUROC(fields=["raw_pred_score", "gt_label"])
+    raw, labels = torch.cat(keep.raw), torch.cat(keep.labels)
+    batch = ImageBatch(image=torch.zeros(len(raw), 3, 1, 1), gt_label=labels)
+    batch.raw_pred_score = raw
+    expected.update(batch)
+    assert results["image_AUROC"] == pytest.approx(expected.compute().item())
+    assert len(raw.unique()) == len(raw)
+
+
+def weights_of(model: Ckaad) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items() if "processor" not in name}
+
+
+def test_seed_makes_runs_equal_and_another_seed_different(folder_root: Path, tmp_path: Path) -> None:
+    runs = []
+    for run, seed in enumerate((3, 3, 4)):
+        seed_everything(100 + run)  # what was drawn before must not matter
+        model = make_model(seed=seed)
+        make_engine(tmp_path / str(run)).fit(model, datamodule=make_data(folder_root))
+        runs.append(weights_of(model))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert any(not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_resumed_training_equals_an_uninterrupted_one(folder_root: Path, tmp_path: Path) -> None:
+    whole = make_model(seed=1)
+    make_engine(tmp_path / "whole", max_epochs=3).fit(whole, datamodule=make_data(folder_root))
+
+    first = make_model(seed=1)
+    engine = make_engine(tmp_path / "first", max_epochs=1)
+    engine.fit(first, datamodule=make_data(folder_root))
+    resumed = make_model(seed=1)
+    torch.rand(17)  # what was drawn in between must not matter
+    make_engine(tmp_path / "resumed", max_epochs=3).fit(
+        resumed, datamodule=make_data(folder_root), ckpt_path=engine.best_model_path
+    )
+    expected, actual = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert not all(torch.equal(expected[name], value) for name, value in weights_of(first).items())
+
+
+def test_checkpoint_holds_plain_data_and_needs_no_network(
+    folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = {"backbone": "tf_efficientnet_lite0", "weights": "package", "pre_trained": True, "image_size": [64, 96]}
+    model = make_model(**pack, layers=["blocks.2", "blocks.4"])
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=make_data(folder_root))
+    content = torch.load(engine.best_model_path, weights_only=True)
+    assert content["hyper_parameters"]["layers"] == ("blocks.2", "blocks.4")
+    assert content["hyper_parameters"]["image_size"] == (64, 96)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("looked for the network or for weights")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(lightning_model, "load_backbone_weights", refuse)
+    monkeypatch.setattr(lightning_model, "check_weights", refuse)
+    loaded = Ckaad.load_from_checkpoint(engine.best_model_path)
+    for name, value in weights_of(model).items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    # Training on from a checkpoint looks for no weights either: it holds them.
+    engine = make_engine(tmp_path / "on", max_epochs=2)
+    engine.fit(loaded, datamodule=make_data(folder_root), ckpt_path=engine.best_model_path if False else None)
+
+
+def test_weights_are_fetched_when_fitting_starts_and_not_before(
+    folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+    monkeypatch.setattr(lightning_model, "load_backbone_weights", lambda backbone, weights: fetched.append(weights))
+    model = make_model(pre_trained=True)
+    make_engine(tmp_path).predict(model, datamodule=make_data(folder_root))
+    make_engine(tmp_path).export(model, ExportType.TORCH, export_root=tmp_path)
+    assert fetched == []
+    make_engine(tmp_path).fit(model, datamodule=make_data(folder_root))
+    assert fetched == [None]
+
+
+def test_bf16(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model()
+    engine = make_engine(tmp_path, precision="bf16-mixed")
+    engine.fit(model, datamodule=make_data(folder_root))
+    assert all(value.dtype != torch.bfloat16 for value in model.state_dict().values())
+    (results,) = engine.test(model, datamodule=make_data(folder_root))
+    assert 0 <= results["image_AUROC"] <= 1
+
+
+def test_half_precision_that_needs_a_scaler_is_refused(folder_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Expected precision 32-true, 64-true, bf16-mixed, got bf16-true\. Do pass"):
+        make_engine(tmp_path, precision="bf16-true").fit(make_model(), datamodule=make_data(folder_root))
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_trainer", "expected"),
+    [(None, None, 200), (None, 3, 3), (None, 1000, 1000), (2, None, 2), (2, 3, 2)],
+)
+def test_epochs(of_model: int | None, of_trainer: int | None, expected: int, folder_root: Path, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, max_epochs=of_trainer, limit_train_batches=0)
+    engine.fit(make_model(max_epochs=of_model), datamodule=make_data(folder_root))
+    assert engine.trainer.max_epochs == expected
+
+
+def test_epochs_of_the_papers_industrial_data(folder_root: Path, tmp_path: Path) -> None:
+    class Visa(Folder):
+        """Called as anomalib's."""
+
+    data = make_data(folder_root)
+    data.__class__ = Visa
+    engine = make_engine(tmp_path, max_epochs=None, limit_train_batches=0)
+    engine.fit(make_model(), datamodule=data)
+    assert engine.trainer.max_epochs == 400
+
+
+def test_a_limit_of_steps_is_kept(folder_root: Path, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, max_epochs=None, max_steps=2)
+    engine.fit(make_model(), datamodule=make_data(folder_root))
+    assert engine.trainer.global_step == 2  # Lightning counts the steps of both optimizers
+
+
+@pytest.mark.parametrize("monitor", ["val_reconstruction", "image_AUROC"])
+def test_early_stopping(monitor: str, folder_root: Path, tmp_path: Path) -> None:
+    evaluator: Evaluator | bool = True
+    split = {}
+    if monitor == "image_AUROC":
+        evaluator = Evaluator(val_metrics=[AUROC(fields=["raw_pred_score", "gt_label"], prefix="image_")])
+        split = {"val_split_mode": "from_test", "val_split_ratio": 0.5}
+    stopping = EarlyStopping(monitor=monitor, mode="min", patience=1, min_delta=100.0)
+    engine = make_engine(tmp_path, max_epochs=9, callbacks=[stopping])
+    engine.fit(make_model(evaluator=evaluator), datamodule=make_data(folder_root, **split))
+    assert stopping.stopped_epoch == 1
+
+
+def normalize_of(model: Ckaad) -> Normalize:
+    return model.pre_processor.transform.transforms[-1]
+
+
+def test_images_are_normalized_as_the_backbone_was_pre_trained() -> None:
+    assert normalize_of(make_model()).mean == [0.485, 0.456, 0.406]
+    lite = make_model(backbone="tf_efficientnet_lite0")
+    assert (normalize_of(lite).mean, normalize_of(lite).std) == ([0.5] * 3, [0.5] * 3)
+    packaged = make_model(backbone="tf_efficientnet_lite0", weights="package")
+    assert normalize_of(packaged).mean == pytest.approx([0.498] * 3, abs=1e-3)
+    assert packaged.pre_processor.transform.transforms[0].size == [64, 64]
+
+
+def test_a_pre_processor_of_ones_own_is_kept_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    own = PreProcessor(Compose([Resize((96, 64)), Normalize(mean=[0.0] * 3, std=[1.0] * 3)]))
+    model = make_model(pre_processor=own)
+    assert model.pre_processor is own
+    assert "Expected images normalized with mean (0.485, 0.456, 0.406)" in caplog.text
+    caplog.clear()
+    make_model(pre_processor=Ckaad.configure_pre_processor((96, 64), backbone="resnet18"))
+    assert caplog.text == ""
+
+
+class Brighten:
+    """A maker that remembers what it was given."""
+
+    def __call__(self, images: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        del generator
+        self.seen = images
+        return (images + 0.25).clamp(0, 1)
+
+
+def train_batch(model: Ckaad, labels: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    images = torch.rand(len(labels), 3, 64, 64) * 0.5
+    batch = ImageBatch(image=model.pre_processor.transform(images), gt_label=torch.tensor(labels))
+    return images, *model._training_images(batch)
+
+
+def test_batches_without_known_anomalies_get_synthetic_ones_made_in_the_unit_range() -> None:
+    maker = Brighten()
+    model = make_model(synthesis=maker)
+    images, used, is_anomalous = train_batch(model, [0, 0])
+    assert torch.allclose(maker.seen, images, atol=1e-6)
+    assert is_anomalous.tolist() == [False, False, True, True]
+    normalize = normalize_of(model)
+    step = 0.25 / torch.tensor(normalize.std).view(3, 1, 1)
+    assert torch.allclose(used[2:], used[:2] + step, atol=1e-5)
+
+
+def test_batches_with_known_anomalies_use_those() -> None:
+    maker = Brighten()
+    model = make_model(synthesis=maker)
+    images, used, is_anomalous = train_batch(model, [1, 0, 0, 1])
+    assert is_anomalous.tolist() == [False, False, True, True]
+    assert torch.allclose(used, model.pre_processor.transform(images)[[1, 2, 0, 3]])
+    assert not hasattr(maker, "seen")
+
+
+def test_reconstruction_alone_needs_no_anomalies() -> None:
+    maker = Brighten()
+    _, used, is_anomalous = train_batch(make_model(strategy="recon", synthesis=maker), [0, 1, 0])
+    assert len(used) == 2
+    assert not is_anomalous.any()
+    assert not hasattr(maker, "seen")
+
+
+def test_a_batch_of_anomalies_only() -> None:
+    with pytest.raises(ValueError, match=r"Expected normal images in every training batch, got 2 anomalous ones only"):
+        train_batch(make_model(), [1, 1])
+
+
+def test_a_single_training_image_and_a_batch_larger_than_the_set(tmp_path: Path) -> None:
+    write_images(tmp_path / "data" / "good", 1)
+    write_images(tmp_path / "data" / "test_good", 2)
+    write_images(tmp_path / "data" / "bad", 2)
+    data = make_data(tmp_path / "data", train_batch_size=64, val_split_mode="same_as_test")
+    model = make_model()
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=data)
+    assert engine.trainer.global_step == 2  # one step of each optimizer
+
+
+def test_an_empty_training_set(tmp_path: Path) -> None:
+    (tmp_path / "data" / "good").mkdir(parents=True)
+    write_images(tmp_path / "data" / "bad", 2)
+    with pytest.raises(RuntimeError, match=r"Found 0 .* images in .*good"):  # anomalib's own words, and clear
+        make_engine(tmp_path).fit(make_model(), datamodule=make_data(tmp_path / "data", normal_test_dir=None))
+
+
+def save_modes(folder: Path) -> None:
+    """One image of each kind that anomalib reads as RGB."""
+    folder.mkdir(parents=True)
+    image = Image.effect_noise((80, 80), 50)
+    for mode in ("L", "RGB", "RGBA", "P", "1", "CMYK"):
+        image.convert(mode).save(folder / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}")
+
+
+def test_grey_scale_palette_and_rgba_images(tmp_path: Path) -> None:
+    for name in ("good", "test_good", "bad"):
+        save_modes(tmp_path / "data" / name)
+    engine = make_engine(tmp_path)
+    model = make_model()
+    engine.fit(model, datamodule=make_data(tmp_path / "data"))
+    assert engine.test(model, datamodule=make_data(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error", "message"),
+    [
+        (
+            lambda p: Image.new("I;16", (80, 80), 3000).save(p),
+            ValueError,
+            r"Expected images of 8 bits .* got mode I;16",
+        ),
+        (lambda p: p.write_bytes(b"not an image"), ValueError, r"Expected a readable image, got .*000\.png"),
+        (lambda p: p.write_bytes(p.read_bytes()[:2000]), OSError, r"Expected a readable image, got .*000\.png"),
+    ],
+    ids=["16-bit", "not an image", "truncated"],
+)
+def test_unusable_images_are_named(break_it: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+    for name in ("good", "test_good", "bad"):
+        write_images(tmp_path / "data" / name, 3)
+    break_it(tmp_path / "data" / "good" / "000.png")
+    data = make_data(tmp_path / "data", val_split_mode="same_as_test")
+    with pytest.raises(error, match=message):
+        make_engine(tmp_path).fit(make_model(), datamodule=data)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder_root: Path, tmp_path: Path) -> None:
+    class Poison(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Ckaad) -> None:
+            if trainer.current_epoch == 1:
+                next(pl_module.model.auto_encoder.parameters()).data.fill_(torch.nan)
+
+    engine = make_engine(tmp_path, max_epochs=3, callbacks=[Poison()])
+    with pytest.raises(NonFiniteLossError, match=r"Expected a finite .* loss, got nan .* step 2"):
+        engine.fit(make_model(), datamodule=make_data(folder_root))
+    content = torch.load(engine.best_model_path, weights_only=True)
+    assert all(
+        torch.isfinite(value).all() for name, value in content["state_dict"].items() if name.startswith("model.")
+    )
+    assert Ckaad.load_from_checkpoint(engine.best_model_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "gann"}, r"Expected strategy to be one of cka_patch, .* got 'gann'\. Do change strategy\."),
+        ({"norm": "layer"}, r"Expected norm to be instance or batch, got 'layer'"),
+        ({"margin": 0}, r"Expected margin to be a number above 0, got 0"),
+        ({"balance": 1.5}, r"Expected balance to be a number in \[0, 1\], got 1\.5"),
+        ({"learning_rate": float("nan")}, r"Expected learning_rate to be a number above 0, got nan"),
+        ({"score_top_k": 0}, r"Expected score_top_k to be a number of pixels of at least 1, or None, got 0"),
+        ({"score_top_k": 5000}, r"Expected score_top_k of at most 4096, the pixels of the anomaly map, got 5000"),
+        ({"image_size": (64,)}, r"Expected image_size to be one or two numbers of pixels, got \(64,\)"),
+        ({"image_size": 32}, r"Expected images of at least 48x48 pixels for layer layer3 of resnet18, got 32x32"),
+        ({"seed": -1}, r"Expected seed to be a whole number of at least 0, or None, got -1"),
+        ({"layers": (2, 2)}, r"Expected each layer once, got 2 twice"),
+        ({"layers": (9,)}, r"Expected layers of resnet18, got 9: there is no such stage"),
+        ({"backbone": "resnet_18"}, r"Expected the name of a timm model, got backbone 'resnet_18'"),
+        ({"pre_trained": True, "weights": "missing.pth"}, r"got missing\.pth, which does not exist"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_built(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_model(**arguments)
+
+
+def test_without_a_datamodule(folder_root: Path, tmp_path: Path) -> None:
+    data = make_data(folder_root)
+    data.setup()
+    loader = DataLoader(data.train_data, batch_size=2, collate_fn=data.train_data.collate_fn)
+    engine = make_engine(tmp_path)
+    engine.fit(make_model(), train_dataloaders=loader)
+    assert engine.trainer.global_step > 0
