@@ -70,7 +70,7 @@ def run(data: Path | None, output: Path) -> int:
     config = write_config(data, output / CONFIG)
     command = [sys.executable, "-m", "anomalib_ckaad", "train", "--config", str(config)]
     command += ["--default_root_dir", str(output)]
-    console.print(f"Training: python {' '.join(command[1:])}", soft_wrap=True)
+    console.print(f"Training: python {' '.join(command[1:])}", soft_wrap=True, highlight=False, markup=False)
     started = time.time()
     status = subprocess.run(command, check=False, env=_quiet(os.environ)).returncode  # noqa: S603 - our own command
     if status:
@@ -81,7 +81,7 @@ def run(data: Path | None, output: Path) -> int:
     draw_gallery(result.scored, result.flagged.tolist(), output / GALLERY)
     console.print(make_table(result))
     for line in summary(config, checkpoint, output / GALLERY, time.perf_counter() - start):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)  # brackets are brackets here
     return 0
 
 

@@ -68,7 +68,14 @@ class CkaadModel(nn.Module):
     def score(
         self, features: Sequence[Tensor], reconstructions: Sequence[Tensor], size: tuple[int, int]
     ) -> InferenceBatch:
-        """Anomaly map (N, 1, H, W) and image score (N,) of features and their reconstructions."""
+        """Anomaly map (N, 1, H, W) and image score (N,) of features and their reconstructions.
+
+        Both are computed in full precision, also under autocast: half precision would round scores together.
+        """
+        device = features[0].device.type
+        if torch.is_autocast_enabled(device):  # entered only where needed: an exporter would record the context
+            with torch.autocast(device, enabled=False):
+                return self.score(features, reconstructions, size)
         scores = anomaly_map(features, reconstructions, size)
         return InferenceBatch(anomaly_map=scores, pred_score=image_score(scores, self.score_top_k))
 

@@ -6,10 +6,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool; s
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from anomalib.data import Folder
 from PIL import Image
 
 torch.set_num_threads(1)
@@ -37,3 +39,22 @@ def folder_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask[20:50, 30:60] = 255
         Image.fromarray(mask).save(root / "masks" / path.name)
     return root
+
+
+def make_folder_data(root: Path, *, masks: bool = False, **arguments: Any) -> Folder:
+    """anomalib's ``Folder`` on a data set such as ``folder_root``; validation images are training images."""
+    defaults = {
+        "name": "tiny",
+        "root": root,
+        "normal_dir": "good",
+        "normal_test_dir": "test_good",
+        "abnormal_dir": "bad",
+        "mask_dir": "masks" if masks else None,
+        "num_workers": 0,
+        "train_batch_size": 2,
+        "eval_batch_size": 4,
+        "val_split_mode": "from_train",
+        "val_split_ratio": 0.34,
+        "seed": 0,
+    }
+    return Folder(**{**defaults, **arguments})

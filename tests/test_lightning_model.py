@@ -21,30 +21,12 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_ckaad import lightning_model
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.objectives import STRATEGIES, NonFiniteLossError
-from tests.conftest import write_images
+from tests.conftest import make_folder_data, write_images
 
 
 def make_model(**arguments: Any) -> Ckaad:
     defaults = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
     return Ckaad(**{**defaults, **arguments})
-
-
-def make_data(root: Path, *, masks: bool = False, **arguments: Any) -> Folder:
-    defaults = {
-        "name": "tiny",
-        "root": root,
-        "normal_dir": "good",
-        "normal_test_dir": "test_good",
-        "abnormal_dir": "bad",
-        "mask_dir": "masks" if masks else None,
-        "num_workers": 0,
-        "train_batch_size": 2,
-        "eval_batch_size": 4,
-        "val_split_mode": "from_train",
-        "val_split_ratio": 0.34,
-        "seed": 0,
-    }
-    return Folder(**{**defaults, **arguments})
 
 
 def make_engine(tmp_path: Path, **arguments: Any) -> Engine:
@@ -55,7 +37,7 @@ def make_engine(tmp_path: Path, **arguments: Any) -> Engine:
 @pytest.mark.parametrize("masks", [False, True], ids=["classification", "segmentation"])
 def test_whole_life(folder_root: Path, tmp_path: Path, masks: bool) -> None:
     """fit, validate, test, load, predict, export to torch: the rounds of anomalib's own model tests."""
-    data = make_data(folder_root, masks=masks)
+    data = make_folder_data(folder_root, masks=masks)
     model = make_model(visualizer=True)
     engine = make_engine(tmp_path)
     engine.fit(model, datamodule=data)
@@ -71,7 +53,7 @@ def test_whole_life(folder_root: Path, tmp_path: Path, masks: bool) -> None:
     assert written["data"] == "tiny"
 
     loaded = Ckaad.load_from_checkpoint(checkpoint)
-    (again,) = make_engine(tmp_path / "other").test(loaded, datamodule=make_data(folder_root, masks=masks))
+    (again,) = make_engine(tmp_path / "other").test(loaded, datamodule=make_folder_data(folder_root, masks=masks))
     assert again == pytest.approx(results)
 
     predictions = engine.predict(model, datamodule=data, ckpt_path=checkpoint)
@@ -87,7 +69,7 @@ def test_whole_life(folder_root: Path, tmp_path: Path, masks: bool) -> None:
 def test_every_strategy_trains_and_logs_its_losses(strategy: str, folder_root: Path, tmp_path: Path) -> None:
     model = make_model(strategy=strategy)
     engine = make_engine(tmp_path)
-    engine.fit(model, datamodule=make_data(folder_root))
+    engine.fit(model, datamodule=make_folder_data(folder_root))
     logged = set(engine.trainer.callback_metrics)
     assert {"reconstruction", "val_reconstruction"} <= logged
     assert ({"generator", "discriminator"} <= logged) is (STRATEGIES[strategy].discriminator is not None)
@@ -95,7 +77,7 @@ def test_every_strategy_trains_and_logs_its_losses(strategy: str, folder_root: P
 
 def test_metrics_are_of_raw_scores(folder_root: Path, tmp_path: Path) -> None:
     """The post-processor clamps scores, and the ties change AUROC: the default evaluator does not see them."""
-    data = make_data(folder_root, masks=True)
+    data = make_folder_data(folder_root, masks=True)
     model = make_model()
     engine = make_engine(tmp_path)
     engine.fit(model, datamodule=data)
@@ -130,7 +112,7 @@ def test_seed_makes_runs_equal_and_another_seed_different(folder_root: Path, tmp
     for run, seed in enumerate((3, 3, 4)):
         seed_everything(100 + run)  # what was drawn before must not matter
         model = make_model(seed=seed)
-        make_engine(tmp_path / str(run)).fit(model, datamodule=make_data(folder_root))
+        make_engine(tmp_path / str(run)).fit(model, datamodule=make_folder_data(folder_root))
         runs.append(weights_of(model))
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert any(not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
@@ -138,15 +120,15 @@ def test_seed_makes_runs_equal_and_another_seed_different(folder_root: Path, tmp
 
 def test_resumed_training_equals_an_uninterrupted_one(folder_root: Path, tmp_path: Path) -> None:
     whole = make_model(seed=1)
-    make_engine(tmp_path / "whole", max_epochs=3).fit(whole, datamodule=make_data(folder_root))
+    make_engine(tmp_path / "whole", max_epochs=3).fit(whole, datamodule=make_folder_data(folder_root))
 
     first = make_model(seed=1)
     engine = make_engine(tmp_path / "first", max_epochs=1)
-    engine.fit(first, datamodule=make_data(folder_root))
+    engine.fit(first, datamodule=make_folder_data(folder_root))
     resumed = make_model(seed=1)
     torch.rand(17)  # what was drawn in between must not matter
     make_engine(tmp_path / "resumed", max_epochs=3).fit(
-        resumed, datamodule=make_data(folder_root), ckpt_path=engine.best_model_path
+        resumed, datamodule=make_folder_data(folder_root), ckpt_path=engine.best_model_path
     )
     expected, actual = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
@@ -159,7 +141,7 @@ def test_checkpoint_holds_plain_data_and_needs_no_network(
     pack = {"backbone": "tf_efficientnet_lite0", "weights": "package", "pre_trained": True, "image_size": [64, 96]}
     model = make_model(**pack, layers=["blocks.2", "blocks.4"])
     engine = make_engine(tmp_path)
-    engine.fit(model, datamodule=make_data(folder_root))
+    engine.fit(model, datamodule=make_folder_data(folder_root))
     content = torch.load(engine.best_model_path, weights_only=True)
     assert content["hyper_parameters"]["layers"] == ("blocks.2", "blocks.4")
     assert content["hyper_parameters"]["image_size"] == (64, 96)
@@ -175,7 +157,7 @@ def test_checkpoint_holds_plain_data_and_needs_no_network(
         assert torch.equal(loaded.state_dict()[name], value)
     # Training on from a checkpoint looks for no weights either: it holds them.
     engine = make_engine(tmp_path / "on", max_epochs=2)
-    engine.fit(loaded, datamodule=make_data(folder_root), ckpt_path=engine.best_model_path if False else None)
+    engine.fit(loaded, datamodule=make_folder_data(folder_root), ckpt_path=engine.best_model_path if False else None)
 
 
 def test_weights_are_fetched_when_fitting_starts_and_not_before(
@@ -184,25 +166,25 @@ def test_weights_are_fetched_when_fitting_starts_and_not_before(
     fetched = []
     monkeypatch.setattr(lightning_model, "load_backbone_weights", lambda backbone, weights: fetched.append(weights))
     model = make_model(pre_trained=True)
-    make_engine(tmp_path).predict(model, datamodule=make_data(folder_root))
+    make_engine(tmp_path).predict(model, datamodule=make_folder_data(folder_root))
     make_engine(tmp_path).export(model, ExportType.TORCH, export_root=tmp_path)
     assert fetched == []
-    make_engine(tmp_path).fit(model, datamodule=make_data(folder_root))
+    make_engine(tmp_path).fit(model, datamodule=make_folder_data(folder_root))
     assert fetched == [None]
 
 
 def test_bf16(folder_root: Path, tmp_path: Path) -> None:
     model = make_model()
     engine = make_engine(tmp_path, precision="bf16-mixed")
-    engine.fit(model, datamodule=make_data(folder_root))
+    engine.fit(model, datamodule=make_folder_data(folder_root))
     assert all(value.dtype != torch.bfloat16 for value in model.state_dict().values())
-    (results,) = engine.test(model, datamodule=make_data(folder_root))
+    (results,) = engine.test(model, datamodule=make_folder_data(folder_root))
     assert 0 <= results["image_AUROC"] <= 1
 
 
 def test_half_precision_that_needs_a_scaler_is_refused(folder_root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Expected precision 32-true, 64-true, bf16-mixed, got bf16-true\. Do pass"):
-        make_engine(tmp_path, precision="bf16-true").fit(make_model(), datamodule=make_data(folder_root))
+        make_engine(tmp_path, precision="bf16-true").fit(make_model(), datamodule=make_folder_data(folder_root))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +193,7 @@ def test_half_precision_that_needs_a_scaler_is_refused(folder_root: Path, tmp_pa
 )
 def test_epochs(of_model: int | None, of_trainer: int | None, expected: int, folder_root: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path, max_epochs=of_trainer, limit_train_batches=0)
-    engine.fit(make_model(max_epochs=of_model), datamodule=make_data(folder_root))
+    engine.fit(make_model(max_epochs=of_model), datamodule=make_folder_data(folder_root))
     assert engine.trainer.max_epochs == expected
 
 
@@ -219,7 +201,7 @@ def test_epochs_of_the_papers_industrial_data(folder_root: Path, tmp_path: Path)
     class Visa(Folder):
         """Called as anomalib's."""
 
-    data = make_data(folder_root)
+    data = make_folder_data(folder_root)
     data.__class__ = Visa
     engine = make_engine(tmp_path, max_epochs=None, limit_train_batches=0)
     engine.fit(make_model(), datamodule=data)
@@ -228,7 +210,7 @@ def test_epochs_of_the_papers_industrial_data(folder_root: Path, tmp_path: Path)
 
 def test_a_limit_of_steps_is_kept(folder_root: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path, max_epochs=None, max_steps=2)
-    engine.fit(make_model(), datamodule=make_data(folder_root))
+    engine.fit(make_model(), datamodule=make_folder_data(folder_root))
     assert engine.trainer.global_step == 2  # Lightning counts the steps of both optimizers
 
 
@@ -241,7 +223,7 @@ def test_early_stopping(monitor: str, folder_root: Path, tmp_path: Path) -> None
         split = {"val_split_mode": "from_test", "val_split_ratio": 0.5}
     stopping = EarlyStopping(monitor=monitor, mode="min", patience=1, min_delta=100.0)
     engine = make_engine(tmp_path, max_epochs=9, callbacks=[stopping])
-    engine.fit(make_model(evaluator=evaluator), datamodule=make_data(folder_root, **split))
+    engine.fit(make_model(evaluator=evaluator), datamodule=make_folder_data(folder_root, **split))
     assert stopping.stopped_epoch == 1
 
 
@@ -320,7 +302,7 @@ def test_a_single_training_image_and_a_batch_larger_than_the_set(tmp_path: Path)
     write_images(tmp_path / "data" / "good", 1)
     write_images(tmp_path / "data" / "test_good", 2)
     write_images(tmp_path / "data" / "bad", 2)
-    data = make_data(tmp_path / "data", train_batch_size=64, val_split_mode="same_as_test")
+    data = make_folder_data(tmp_path / "data", train_batch_size=64, val_split_mode="same_as_test")
     model = make_model()
     engine = make_engine(tmp_path)
     engine.fit(model, datamodule=data)
@@ -331,7 +313,7 @@ def test_an_empty_training_set(tmp_path: Path) -> None:
     (tmp_path / "data" / "good").mkdir(parents=True)
     write_images(tmp_path / "data" / "bad", 2)
     with pytest.raises(RuntimeError, match=r"Found 0 .* images in .*good"):  # anomalib's own words, and clear
-        make_engine(tmp_path).fit(make_model(), datamodule=make_data(tmp_path / "data", normal_test_dir=None))
+        make_engine(tmp_path).fit(make_model(), datamodule=make_folder_data(tmp_path / "data", normal_test_dir=None))
 
 
 def save_modes(folder: Path) -> None:
@@ -347,8 +329,8 @@ def test_grey_scale_palette_and_rgba_images(tmp_path: Path) -> None:
         save_modes(tmp_path / "data" / name)
     engine = make_engine(tmp_path)
     model = make_model()
-    engine.fit(model, datamodule=make_data(tmp_path / "data"))
-    assert engine.test(model, datamodule=make_data(tmp_path / "data"))
+    engine.fit(model, datamodule=make_folder_data(tmp_path / "data"))
+    assert engine.test(model, datamodule=make_folder_data(tmp_path / "data"))
 
 
 @pytest.mark.parametrize(
@@ -368,7 +350,7 @@ def test_unusable_images_are_named(break_it: Any, error: type[Exception], messag
     for name in ("good", "test_good", "bad"):
         write_images(tmp_path / "data" / name, 3)
     break_it(tmp_path / "data" / "good" / "000.png")
-    data = make_data(tmp_path / "data", val_split_mode="same_as_test")
+    data = make_folder_data(tmp_path / "data", val_split_mode="same_as_test")
     with pytest.raises(error, match=message):
         make_engine(tmp_path).fit(make_model(), datamodule=data)
 
@@ -381,7 +363,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder_root: Path, 
 
     engine = make_engine(tmp_path, max_epochs=3, callbacks=[Poison()])
     with pytest.raises(NonFiniteLossError, match=r"Expected a finite .* loss, got nan\..* step 2"):
-        engine.fit(make_model(), datamodule=make_data(folder_root))
+        engine.fit(make_model(), datamodule=make_folder_data(folder_root))
     content = torch.load(engine.best_model_path, weights_only=True)
     assert all(
         torch.isfinite(value).all() for name, value in content["state_dict"].items() if name.startswith("model.")
@@ -414,7 +396,7 @@ def test_bad_arguments_are_refused_before_anything_is_built(arguments: dict[str,
 
 
 def test_without_a_datamodule(folder_root: Path, tmp_path: Path) -> None:
-    data = make_data(folder_root)
+    data = make_folder_data(folder_root)
     data.setup()
     loader = DataLoader(data.train_data, batch_size=2, collate_fn=data.train_data.collate_fn)
     engine = make_engine(tmp_path)

@@ -72,6 +72,14 @@ def test_scores_do_not_depend_on_the_batch(model: CkaadModel) -> None:
     assert together == pytest.approx(alone, rel=1e-4)
 
 
+def test_autocast_does_not_round_scores_together(model: CkaadModel) -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        prediction = model(torch.rand(1, 3, 64, 64))
+    assert prediction.anomaly_map.dtype == prediction.pred_score.dtype == torch.float32
+    in_half = prediction.anomaly_map.bfloat16().unique()
+    assert len(prediction.anomaly_map.unique()) > 4 * len(in_half)
+
+
 def test_saved_and_loaded(model: CkaadModel) -> None:
     other = CkaadModel(model.backbone.name, layers=(1, 2, 3)).eval()
     images = torch.rand(1, 3, 64, 64)
