@@ -21,10 +21,10 @@ from pathlib import Path
 import pandas as pd
 from anomalib.data import Folder
 from anomalib.engine import Engine
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 
 from anomalib_ckaad import Ckaad
-from anomalib_ckaad.data.known_batches import KnownAnomalyBatches
+from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
@@ -52,8 +52,9 @@ class FolderWithKnownAnomalies(Folder):
         """Batches of normal images and known anomalies."""
         batches = KnownAnomalyBatches(len(self.train_data), len(self.known_data), self.train_batch_size)
         return DataLoader(
-            ConcatDataset([self.train_data, self.known_data]),
-            batch_sampler=batches,
+            NormalAndKnown(self.train_data, self.known_data),
+            sampler=batches,
+            batch_size=None,
             num_workers=self.num_workers,
             collate_fn=self.train_data.collate_fn,
         )
@@ -181,7 +182,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-relu", choices=["auto", "yes", "no"], default="auto")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--precision", default="32-true", help="bf16-mixed is faster where the processor computes in it"
