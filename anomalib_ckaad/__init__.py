@@ -7,12 +7,12 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # importing typing would take longer than all the rest; type checkers know this name
 if TYPE_CHECKING:
-    from anomalib_ckaad.data import Textures
+    from anomalib_ckaad.data import KnownAnomalies, Textures
     from anomalib_ckaad.lightning_model import Ckaad
 
 __version__ = "0.1.0"
 
-__all__ = ["Ckaad", "Textures", "__version__"]
+__all__ = ["Ckaad", "KnownAnomalies", "Textures", "__version__"]
 
 
 def __getattr__(name: str) -> object:

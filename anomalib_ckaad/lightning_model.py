@@ -83,6 +83,9 @@ class Ckaad(AnomalibModule):
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
         synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``. Not kept in
             checkpoints: pass it again to train on.
+        synthetic: Whether to make anomalies: True always, beside the known ones; False never. Default None: for batches
+            without known ones, unless the data say that nothing is known (``KnownAnomalies`` with nothing to use),
+            which trains as ``recon`` does.
         image_size: Height and width that images are resized to, or one number for both. A ``pre_processor`` of your
             own takes precedence.
         max_epochs: Number of epochs. Default None: the trainer's ``max_epochs`` where it is given, else the paper's
@@ -122,6 +125,7 @@ class Ckaad(AnomalibModule):
         score_top_k: int | None = 100,
         output_relu: bool | None = None,  # noqa: FBT001
         synthesis: AnomalyMaker | None = None,
+        synthetic: bool | None = None,  # noqa: FBT001
         image_size: int | Sequence[int] = 256,
         max_epochs: int | None = None,
         seed: int | None = None,
@@ -168,6 +172,7 @@ class Ckaad(AnomalibModule):
         self.discriminator_learning_rate = discriminator_learning_rate
         self.max_epochs = max_epochs
         self.seed = seed
+        self.synthetic = synthetic
         self.synthesis = synthesis or ElasticAnomalies()
         self._has_weights = False
         self._random_state: dict[str, Any] | None = None
@@ -245,7 +250,7 @@ class Ckaad(AnomalibModule):
                 self.model.backbone(images),
                 is_anomalous,
                 auto_encoder=self.model.auto_encoder,
-                discriminator=self.discriminator,
+                discriminator=self.discriminator if is_anomalous.any() else None,
                 objective=self.objective,
                 auto_encoder_optimizer=own,
                 discriminator_optimizer=other,
@@ -271,10 +276,22 @@ class Ckaad(AnomalibModule):
             raise ValueError(msg)
         if not self.objective.strategy.needs_anomalies:
             anomalous = normal[:0]
-        elif not len(anomalous):
-            anomalous = in_unit_range(self.synthesis, normal, find_normalize(self.pre_processor))
+        elif self._wants_synthetic(known=len(anomalous)):
+            made = in_unit_range(self.synthesis, normal, find_normalize(self.pre_processor))
+            anomalous = torch.cat([anomalous, made])
         is_anomalous = torch.arange(len(normal) + len(anomalous), device=normal.device) >= len(normal)
         return torch.cat([normal, anomalous]), is_anomalous
+
+    def _wants_synthetic(self, known: int) -> bool:
+        if self.synthetic is not None:
+            return self.synthetic
+        return not known and not self._nothing_is_known
+
+    @property
+    def _nothing_is_known(self) -> bool:
+        """Whether the data say so themselves; ordinary data say nothing of known anomalies."""
+        trainer = self._trainer
+        return getattr(datamodule_of(trainer), "known_types", None) == {} if trainer is not None else False
 
     # Evaluation
 

@@ -15,7 +15,7 @@ SUPPORTED = ((2, 7), (2, 8))  # from the first up to, not including, the second;
 
 # Public names and the modules that define them.
 MODELS: Mapping[str, str] = {"Ckaad": "anomalib_ckaad.lightning_model"}
-DATAMODULES: Mapping[str, str] = {"Textures": "anomalib_ckaad.data"}
+DATAMODULES: Mapping[str, str] = {"KnownAnomalies": "anomalib_ckaad.data", "Textures": "anomalib_ckaad.data"}
 
 
 def register() -> None:

@@ -1,0 +1,218 @@
+"""KnownAnomalies: any data set of anomalib, with a few known anomalies in its training batches."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data.utils import LabelName
+from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
+from torch.utils.data import DataLoader
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
+from anomalib_ckaad.data.known_selection import KnownAnomaliesError, choose, read_folder, refuse_overlap
+
+logger = logging.getLogger(__name__)
+
+
+class KnownAnomalies(AnomalibDataModule):
+    """Wraps another image datamodule and lets its training batches carry known anomalies, without their masks.
+
+    A training batch has ``train_batch_size`` normal images of the wrapped data and min(``train_batch_size``, known)
+    known anomalies. They come from a folder of your own, or from the data set: from its training images where these
+    hold anomalies, else from its test images, which they then leave, as they leave the validation images. Validation
+    and test are otherwise the wrapped data's.
+
+    Args:
+        data: The datamodule to wrap: an instance, or ``class_path`` and ``init_args``, or a name.
+        data_args: Arguments of ``data`` where it is a name.
+        known_anomaly_dir: A folder of known bad images, with or without a folder for each type.
+        ratio: Known anomalies as a share of all training images, in (0, 1), counted as the paper does; at most what
+            there is.
+        count: Number of known anomalies. 0 trains on normal images alone. Without ``ratio`` and ``count``, all images
+            of ``known_anomaly_dir`` or all anomalous training images are known.
+        types: Types to take them from by name, or how many types to draw at random.
+        use: ``train``; or ``drop``, which takes the same images out of the test set and trains without them, so that
+            a model that must not see them is tested on the same images.
+        seed: Of what is drawn, and of the batches' order where several processes train.
+        pin_memory: Whether batches are put into pinned memory, for GPUs.
+
+    Raises:
+        KnownAnomaliesError: If known anomalies cannot be chosen as asked, or are among validation or test images.
+    """
+
+    def __init__(
+        self,
+        data: AnomalibDataModule | Mapping[str, Any] | str,
+        data_args: dict[str, Any] | None = None,
+        known_anomaly_dir: str | Path | None = None,
+        ratio: float | None = None,
+        count: int | None = None,
+        types: Sequence[str] | int | None = None,
+        use: Literal["train", "drop"] = "train",
+        seed: int = 0,
+        pin_memory: bool = False,  # noqa: FBT001, FBT002 - keyword argument of a config file
+    ) -> None:
+        if ratio is not None and not 0 < ratio < 1:
+            msg = f"Expected ratio in (0, 1), got {ratio}. Do name the share of known anomalies, such as 0.05."
+            raise KnownAnomaliesError(msg)
+        if count is not None and (ratio is not None or count < 0):
+            msg = f"Expected either ratio or a count of at least 0, got ratio {ratio} and count {count}. Do give one."
+            raise KnownAnomaliesError(msg)
+        if use not in {"train", "drop"}:
+            msg = f"Expected use to be train or drop, got {use!r}. Do change use."
+            raise KnownAnomaliesError(msg)
+        self.data = _resolve(data, data_args)
+        super().__init__(
+            train_batch_size=self.data.train_batch_size,
+            eval_batch_size=self.data.eval_batch_size,
+            num_workers=self.data.num_workers,
+            train_augmentations=self.data.train_augmentations,
+            val_augmentations=self.data.val_augmentations,
+            test_augmentations=self.data.test_augmentations,
+            seed=seed,
+        )
+        self.known_anomaly_dir = None if known_anomaly_dir is None else Path(known_anomaly_dir)
+        self.ratio, self.count, self.use, self.draw_seed = ratio, count, use, seed
+        self.types = types if types is None or isinstance(types, int) else tuple(types)
+        self.pin_memory = pin_memory
+        self.known_types: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # a property in anomalib's base class as well
+        """Name of the wrapped data."""
+        return self.data.name
+
+    @property
+    def category(self) -> str:
+        """Category of the wrapped data."""
+        return self.data.category
+
+    @category.setter
+    def category(self, category: str) -> None:
+        self.data.category = category
+
+    def prepare_data(self) -> None:
+        """Let the wrapped data prepare themselves."""
+        self.data.prepare_data()
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Set the wrapped data up, then divide known anomalies from all others."""
+        self.data.setup(_stage)
+        self.train_data, self.val_data, self.test_data = (
+            copy.deepcopy(subset) for subset in (self.data.train_data, self.data.val_data, self.data.test_data)
+        )
+        train = self.train_data.samples
+        is_anomalous = train.label_index == LabelName.ABNORMAL
+        own, normal = train[is_anomalous], train[~is_anomalous]
+        known = self._choose_known(own, normal)
+        taken = set(known.image_path)
+        self._set_samples("train_data", normal, masks=False)
+        for subset in ("val_data", "test_data"):
+            samples = getattr(self, subset).samples
+            self._set_samples(subset, samples[~samples.image_path.isin(taken)])
+        refuse_overlap(
+            known.image_path,
+            {
+                "validation": self.val_data.samples.image_path,
+                "test": self.test_data.samples.image_path,
+                "normal training": normal.image_path,
+            },
+        )
+        self.known_data = copy.deepcopy(self.train_data)
+        self.known_types = dict(Counter(known["type"])) if self.use == "train" else {}
+        if self.known_types:
+            self.known_data.samples = self._as_samples(known)
+            self.known_data.samples.attrs["task"] = "classification"
+        else:
+            self.known_data = self.known_data.subsample([])
+        if len(known) > len(normal):
+            logger.warning("There are more known anomalies (%d) than normal images (%d).", len(known), len(normal))
+        logger.info(self.describe())
+
+    def describe(self) -> str:
+        """What is learned from, in plain words."""
+        if not self.known_types:
+            return f"Learning from {len(self.train_data)} normal images; no anomaly is known."
+        known = ", ".join(f"{count} {name}" for name, count in sorted(self.known_types.items()))
+        total = sum(self.known_types.values())
+        return f"Learning from {len(self.train_data)} normal images and {total} known anomalies ({known})."
+
+    def _choose_known(self, own: pd.DataFrame, normal: pd.DataFrame) -> pd.DataFrame:
+        pool = own
+        if self.known_anomaly_dir is not None:
+            pool = read_folder(self.known_anomaly_dir, IMG_EXTENSIONS)
+        elif own.empty:
+            if self.ratio is None and self.count is None:
+                msg = (
+                    "Expected ratio, count or known_anomaly_dir for data whose training images are all normal, got "
+                    "none of them. Do say which anomalies are known."
+                )
+                raise KnownAnomaliesError(msg)
+            both = pd.concat([self.test_data.samples, self.val_data.samples]).drop_duplicates("image_path")
+            pool = both[both.label_index == LabelName.ABNORMAL]
+        if pool.empty and self.count != 0:
+            msg = f"Expected anomalous images in {self.name}, got none. Do name a known_anomaly_dir."
+            raise KnownAnomaliesError(msg)
+        if pool.empty:
+            return pool.assign(type=[])
+        return choose(pool, len(normal), ratio=self.ratio, count=self.count, types=self.types, seed=self.draw_seed)
+
+    def _as_samples(self, known: pd.DataFrame) -> pd.DataFrame:
+        """Rows for the training set's own kind of data set; no mask, so that none can be read."""
+        rows = known.reindex(columns=[*self.train_data.samples.columns, "type"]).assign(
+            split="train", label_index=int(LabelName.ABNORMAL), mask_path=""
+        )
+        return rows.astype({"label_index": "Int64"})
+
+    def _set_samples(self, subset: str, samples: pd.DataFrame, *, masks: bool = True) -> None:
+        dataset = getattr(self, subset)
+        task = dataset.samples.attrs["task"] if masks else "classification"
+        dataset.samples = samples.reset_index(drop=True)
+        dataset.samples.attrs["task"] = task
+
+    def _create_test_split(self) -> None:
+        """Nothing: the wrapped data have split themselves."""
+
+    def _create_val_split(self) -> None:
+        """Nothing: the wrapped data have split themselves."""
+
+    def _update_augmentations(self) -> None:
+        super()._update_augmentations()
+        if hasattr(self, "known_data"):
+            self.known_data.augmentations = self.train_data.augmentations
+
+    def train_dataloader(self) -> TRAIN_DATALOADERS:
+        """Batches of normal images and known anomalies; the wrapped data's own batches where nothing is known."""
+        if not self.known_types:
+            return super().train_dataloader()
+        return DataLoader(
+            NormalAndKnown(self.train_data, self.known_data),
+            sampler=KnownAnomalyBatches(
+                len(self.train_data), len(self.known_data), self.train_batch_size, seed=self.draw_seed
+            ),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            collate_fn=self.external_collate_fn or self.train_data.collate_fn,
+        )
+
+
+def _resolve(
+    data: AnomalibDataModule | Mapping[str, Any] | str, arguments: dict[str, Any] | None
+) -> AnomalibDataModule:
+    if isinstance(data, AnomalibDataModule):
+        found = data
+    else:
+        config: dict[str, Any] = {"class_path": data} if isinstance(data, str) else dict(data)
+        config["init_args"] = {**config.get("init_args", {}), **(arguments or {})}
+        found = get_datamodule(config)
+    if isinstance(found, KnownAnomalies):
+        msg = "Expected an ordinary datamodule to wrap, got KnownAnomalies. Do name its inner data."
+        raise KnownAnomaliesError(msg)
+    return found

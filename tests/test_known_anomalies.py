@@ -1,0 +1,303 @@
+"""Known anomalies from any data set: how many, which, never masks, never leaked."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import AnomalibDataModule, Folder, get_datamodule
+from anomalib.engine import Engine
+from jsonargparse import ArgumentParser
+
+from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.known_batches import KnownAnomalyBatches
+from anomalib_ckaad.data.known_selection import KnownAnomaliesError, count_for_ratio, type_of
+from anomalib_ckaad.lightning_model import Ckaad
+from tests.conftest import make_folder_data, write_images
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve normal training images, four normal test images, six cracks and five holes, all with masks."""
+    root = tmp_path_factory.mktemp("types")
+    for name, count in (("good", 12), ("test_good", 4), ("test/crack", 6), ("test/hole", 5)):
+        write_images(root / name, count, size=64)
+    for kind in ("crack", "hole"):
+        shutil.copytree(root / "test" / kind, root / "masks" / kind)
+    write_images(root / "mine" / "scratch", 3, size=64)
+    write_images(root / "mine" / "dent", 2, size=64)
+    return root
+
+
+def inner(root: Path, **arguments: Any) -> Folder:
+    kinds = ("crack", "hole")
+    defaults = {
+        "abnormal_dir": [f"test/{kind}" for kind in kinds],
+        "mask_dir": [f"masks/{kind}" for kind in kinds],
+        "train_batch_size": 4,
+        "val_split_ratio": 0.25,
+    }
+    return make_folder_data(root, **{**defaults, **arguments})
+
+
+def ready(root: Path, data: AnomalibDataModule | None = None, **arguments: Any) -> KnownAnomalies:
+    known = KnownAnomalies(data or inner(root), **arguments)
+    known.setup()
+    return known
+
+
+def paths(dataset: Any) -> set[str]:
+    return set(dataset.samples.image_path)
+
+
+def test_drawn_ones_leave_test_and_validation(root: Path) -> None:
+    plain = inner(root)
+    plain.setup()
+    data = ready(root, count=4)
+    known = paths(data.known_data)
+    assert len(known) == 4
+    assert known < paths(plain.test_data)
+    assert paths(data.test_data) == paths(plain.test_data) - known
+    assert not known & paths(data.val_data)
+    assert paths(data.train_data) == paths(plain.train_data)
+    assert sum(data.known_types.values()) == 4
+
+
+def test_from_a_test_set_that_is_validated_on(root: Path) -> None:
+    data = ready(root, inner(root, val_split_mode="same_as_test"), count=4)
+    assert not paths(data.known_data) & (paths(data.val_data) | paths(data.test_data))
+    assert len(data.val_data) == len(data.test_data) == 15 - 4
+
+
+def test_seed_decides_which(root: Path) -> None:
+    assert paths(ready(root, count=4).known_data) == paths(ready(root, count=4).known_data)
+    assert paths(ready(root, count=4).known_data) != paths(ready(root, count=4, seed=1).known_data)
+
+
+@pytest.mark.parametrize(("normal", "ratio", "expected"), [(1281, 0.05, 67), (1281, 0.01, 13), (209, 0.1, 23)])
+def test_ratio_counts_as_the_paper(normal: int, ratio: float, expected: int) -> None:
+    assert count_for_ratio(normal, ratio) == expected
+
+
+def test_ratio_takes_at_most_what_there_is(root: Path) -> None:
+    assert len(ready(root, ratio=0.2).known_data) == count_for_ratio(9, 0.2) == 2
+    assert len(ready(root, ratio=0.9).known_data) == 11
+
+
+def test_types_by_name_and_by_number(root: Path) -> None:
+    assert ready(root, count=5, types=["hole"]).known_types == {"hole": 5}
+    drawn = [ready(root, count=2, types=1, seed=seed).known_types for seed in range(6)]
+    assert {tuple(types) for types in drawn} == {("crack",), ("hole",)}
+
+
+def test_folder_of_ones_own(root: Path) -> None:
+    data = ready(root, known_anomaly_dir=root / "mine")
+    assert data.known_types == {"dent": 2, "scratch": 3}
+    assert len(data.test_data) == 15
+    assert ready(root, known_anomaly_dir=root / "mine" / "dent").known_types == {"dent": 2}
+    assert ready(root, known_anomaly_dir=root / "mine", count=1, types=["scratch"]).known_types == {"scratch": 1}
+
+
+def test_batches_hold_both_kinds_and_no_mask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a mask was read")
+
+    monkeypatch.setattr("anomalib.data.datasets.base.image.read_mask", refuse)
+    data = ready(root, count=3)
+    seen = set()
+    batches = list(data.train_dataloader())
+    assert len(batches) == 2  # nine normal images in batches of four, the last partial one dropped
+    for batch in batches:
+        assert batch.gt_label.tolist() == [False] * 4 + [True] * 3
+        assert batch.gt_mask is None
+        assert not any(batch.mask_path or [])
+        seen |= set(batch.image_path[4:])
+    assert seen == paths(data.known_data)
+
+
+def test_wrapped_masks_are_still_there_for_the_test(root: Path) -> None:
+    data = ready(root, count=3)
+    batch = next(iter(data.test_dataloader()))
+    assert batch.gt_mask is not None
+
+
+def test_workers(root: Path) -> None:
+    data = ready(root, inner(root, num_workers=1), count=3)
+    assert [len(batch.image) for batch in data.train_dataloader()] == [7, 7]
+
+
+def test_no_more_known_ones_than_normal_ones_in_a_batch() -> None:
+    batches = list(KnownAnomalyBatches(normal=8, known=50, batch_size=4))
+    assert [sum(i >= 8 for i in batch) for batch in batches] == [4, 4]
+
+
+def test_every_known_one_is_seen_before_any_is_seen_again() -> None:
+    batches = KnownAnomalyBatches(normal=40, known=6, batch_size=4)
+    drawn = [i for batch in batches for i in batch if i >= 40]
+    for start in range(0, len(drawn) - 5, 6):
+        assert sorted(drawn[start : start + 6]) == list(range(40, 46))
+
+
+def test_order_of_epochs_differs_and_follows_the_global_seed() -> None:
+    batches = KnownAnomalyBatches(normal=40, known=6, batch_size=4)
+    torch.manual_seed(0)
+    first, second = list(batches), list(batches)
+    torch.manual_seed(0)
+    assert list(batches) == first != second
+
+
+def test_processes_share_the_normal_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = "anomalib_ckaad.data.known_batches.distributed"
+    monkeypatch.setattr(f"{distributed}.is_initialized", lambda: True)
+    monkeypatch.setattr(f"{distributed}.get_world_size", lambda: 2)
+    seen = []
+    for rank in range(2):
+        monkeypatch.setattr(f"{distributed}.get_rank", lambda rank=rank: rank)
+        batches = KnownAnomalyBatches(normal=16, known=4, batch_size=4)
+        batches.set_epoch(3)
+        seen.append(list(batches))
+        assert len(seen[-1]) == len(batches) == 2
+    normal = [{i for batch in own for i in batch if i < 16} for own in seen]
+    assert not normal[0] & normal[1]
+    assert len(normal[0] | normal[1]) == 16
+
+
+def test_drop_tests_on_the_same_images_and_trains_on_none(root: Path) -> None:
+    used, dropped = ready(root, count=4), ready(root, count=4, use="drop")
+    assert paths(used.test_data) == paths(dropped.test_data)
+    assert paths(used.val_data) == paths(dropped.val_data)
+    assert dropped.known_types == {}
+    assert not any(batch.gt_label.any() for batch in dropped.train_dataloader())
+
+
+@pytest.mark.parametrize("arguments", [{"count": 4, "use": "drop"}, {"count": 0}])
+def test_nothing_known_means_nothing(root: Path, tmp_path: Path, arguments: dict[str, Any]) -> None:
+    """Without known anomalies Ckaad makes none of its own from data that say that none are known."""
+
+    class Refuse:
+        def __call__(self, images: torch.Tensor, **_: object) -> torch.Tensor:
+            raise AssertionError("made an anomaly")
+
+    model = Ckaad(
+        backbone="resnet18", layers=(2, 3), image_size=64, pre_trained=False, visualizer=False, synthesis=Refuse()
+    )
+    engine = Engine(default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    engine.fit(model, datamodule=KnownAnomalies(inner(root), **arguments))
+    assert "generator" not in engine.trainer.callback_metrics
+
+
+def test_trains_under_the_engine(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    model = Ckaad(backbone="resnet18", layers=(2, 3), image_size=64, pre_trained=False, visualizer=False)
+    engine = Engine(default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    data = KnownAnomalies(inner(root), count=3, types=["crack"])
+    engine.fit(model, datamodule=data)
+    (results,) = engine.test(model, datamodule=data)
+    assert "pixel_AUPRO" in results
+    sentence = "Learning from 9 normal images and 3 known anomalies (3 crack)."
+    assert caplog.text.count(sentence) == 1
+
+
+def test_own_training_anomalies_come_first(root: Path) -> None:
+    data = inner(root)
+    data.setup()
+    train = data.train_data.samples.copy()
+    attributes = dict(data.train_data.samples.attrs)
+    train.loc[:1, "label_index"] = 1
+    data.train_data.samples = train
+    data.train_data.samples.attrs.update(attributes)
+    data._is_setup = True
+    known = KnownAnomalies(data)
+    known.setup()
+    assert len(known.known_data) == 2
+    assert len(known.train_data) == 7
+    assert len(known.test_data) == 15
+
+
+@pytest.mark.parametrize("form", ["mapping", "name", "benchmark"])
+def test_named_data(root: Path, form: str) -> None:
+    arguments = {"name": "x", "root": str(root), "normal_dir": "good", "abnormal_dir": "test/crack", "num_workers": 0}
+    if form == "mapping":
+        data = KnownAnomalies({"class_path": "Folder", "init_args": arguments}, count=2)
+    elif form == "name":
+        data = KnownAnomalies("anomalib.data.Folder", arguments, count=2)
+    else:
+        init = {"data": {"class_path": "Folder", "init_args": arguments}, "count": 2}
+        data = get_datamodule({"class_path": "KnownAnomalies", "init_args": init})
+    data.setup()
+    assert data.known_types == {"crack": 2}
+    assert data.name == "x"
+
+
+def test_command_line(root: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(AnomalibDataModule, "data")
+    words = ["--data", "KnownAnomalies", "--data.count", "2", "--data.data", "Folder", "--data.data.name", "x"]
+    words += ["--data.data.root", str(root), "--data.data.normal_dir", "good", "--data.data.abnormal_dir", "test/hole"]
+    data = parser.instantiate_classes(parser.parse_args(words)).data
+    data.setup()
+    assert data.known_types == {"hole": 2}
+
+
+def test_type_is_the_data_sets_own_name_or_the_folder() -> None:
+    assert type_of({"image_path": "a/b/1.png", "label": "DirType.ABNORMAL"[8:].lower()}) == "b"
+    assert type_of({"image_path": "a/b/1.png", "label": "crack"}) == "crack"
+    assert type_of({"image_path": "a/b/1.png", "label": "crack", "type": "deep"}) == "deep"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ratio": 1.0}, r"Expected ratio in \(0, 1\), got 1\.0"),
+        ({"ratio": 0.0}, r"Expected ratio in \(0, 1\), got 0\.0"),
+        ({"ratio": 0.1, "count": 1}, r"Expected either ratio or a count of at least 0"),
+        ({"count": -1}, r"Expected either ratio or a count of at least 0, got ratio None and count -1"),
+        ({"count": 99}, r"Expected count of at most 11, the anomalies there are, got 99"),
+        ({"count": 1, "types": ["dent"]}, r"Expected types among crack, hole, got dent\. Do correct types\."),
+        ({"count": 1, "types": 3}, r"Expected types to be at most 2 \(crack, hole\), got 3"),
+        ({}, r"Expected ratio, count or known_anomaly_dir for data whose training images are all normal"),
+        ({"use": "keep", "count": 1}, r"Expected use to be train or drop, got 'keep'"),
+        ({"known_anomaly_dir": "missing"}, r"Expected known_anomaly_dir to be a folder, got missing"),
+    ],
+)
+def test_bad_arguments(root: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(KnownAnomaliesError, match=message):
+        ready(root, **arguments)
+
+
+def test_bad_folders(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(KnownAnomaliesError, match=r"Expected images of known anomalies in .*, got none"):
+        ready(root, known_anomaly_dir=tmp_path)
+    write_images(tmp_path / "a" / "good", 1)
+    with pytest.raises(KnownAnomaliesError, match=r"Expected anomalous images only in .*, got normal ones by name"):
+        ready(root, known_anomaly_dir=tmp_path / "a")
+    shutil.copytree(root / "test" / "crack", tmp_path / "b" / "copies")
+    with pytest.raises(
+        KnownAnomaliesError, match=r"not among the test images, got 6 in both \(.*000\.png = .*000\.png"
+    ):
+        ready(root, known_anomaly_dir=tmp_path / "b")
+    shutil.copytree(root / "good", tmp_path / "c" / "bad")
+    with pytest.raises(KnownAnomaliesError, match=r"not among the (normal training|validation) images"):
+        ready(root, known_anomaly_dir=tmp_path / "c")
+
+
+def test_one_known_image_and_more_than_normal_ones(root: Path, tmp_path: Path, caplog: Any) -> None:
+    write_images(tmp_path / "one", 1)
+    data = ready(root, known_anomaly_dir=tmp_path / "one")
+    assert [batch.gt_label.sum().item() for batch in data.train_dataloader()] == [1, 1]
+    write_images(tmp_path / "many", 20)
+    data = ready(root, known_anomaly_dir=tmp_path / "many")
+    assert "There are more known anomalies (20) than normal images (9)." in caplog.text
+    assert [batch.gt_label.sum().item() for batch in data.train_dataloader()] == [4, 4]
+
+
+def test_data_without_anomalies(root: Path) -> None:
+    data = make_folder_data(root, abnormal_dir=None, normal_test_dir="test_good")
+    with pytest.raises(KnownAnomaliesError, match=r"Expected anomalous images in tiny, got none"):
+        ready(root, data, count=2)
+
+
+def test_wrapping_itself(root: Path) -> None:
+    with pytest.raises(KnownAnomaliesError, match=r"Expected an ordinary datamodule to wrap, got KnownAnomalies"):
+        KnownAnomalies(KnownAnomalies(inner(root), count=1), count=1)
