@@ -29,7 +29,7 @@ from anomalib_ckaad.gallery import draw_gallery
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
 
-TRAINING_STEPS: Final = 50
+TRAINING_STEPS: Final = 40
 """For a user's folder: as many as the demo on the textures takes, however many images there are."""
 FOUND: Final = 0.9
 PARTLY: Final = 0.7

@@ -81,19 +81,23 @@ def score_types(scored: Scored) -> dict[str, dict[str, float]]:
         labels = scored.labels[chosen]
         rows[name] = {
             "images": float(labels.sum()),
-            "image_AUROC": binary_auroc(scored.scores[chosen], labels.int()).item(),
+            "image_AUROC": _auroc(scored.scores[chosen], labels),
         }
         if scored.masks is not None:
             rows[name] |= _pixel_metrics(scored.maps[chosen], scored.masks[chosen])
     return rows
 
 
-def _pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
+def _auroc(scores: Tensor, labels: Tensor) -> float:
     # torchmetrics passes scores outside [0, 1] through a sigmoid, which rounds large ones together.
-    unit = (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=torch.finfo(maps.dtype).tiny)
+    unit = (scores - scores.min()) / (scores.max() - scores.min()).clamp(min=torch.finfo(scores.dtype).tiny)
+    return float(binary_auroc(unit, labels.int()))
+
+
+def _pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
     aupro = AUPRO(fields=["maps", "masks"])
     aupro.update(SimpleNamespace(maps=maps, masks=masks))  # type: ignore[arg-type]  # it reads two fields of a batch
     return {
-        "pixel_AUROC": binary_auroc(unit.flatten(), masks.flatten().int()).item(),
+        "pixel_AUROC": _auroc(maps.flatten(), masks.flatten()),
         "pixel_AUPRO": float(aupro.compute()),
     }

@@ -1,0 +1,41 @@
+"""The examples run as their first lines say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_images
+
+pytestmark = pytest.mark.slow
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments: str | Path) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_real_images(tmp_path: Path) -> None:
+    for folder, count in (("train/good", 6), ("test/good", 3), ("test/crack", 4), ("test/hole", 3)):
+        write_images(tmp_path / "set" / folder, count)
+    report = tmp_path / "report.md"
+    shared = ["--image-size", "64", "--epochs", "1", "--seeds", "1", "--batch-size", "2", "--layers", "2", "3"]
+    out = run(
+        EXAMPLES / "real_images.py",
+        *["--data", tmp_path / "set", "--known", "2", "--known-types", "crack", "--output", tmp_path / "out"],
+        *["--report", report, *shared],
+    )
+    runs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert [(r["strategy"], r["known"]) for r in runs] == [("recon", {}), ("cka_patch", {"crack": 2})]
+    assert [r["types"]["crack"]["images"] for r in runs] == [2, 2]  # the known ones are tested on by neither
+    assert "| cka_patch | 0.001 | crack | 2 |" in report.read_text()
+
+
+def test_show_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps({"data": "mine", "metrics": {"image_AUROC": 0.9876}}))
+    assert "| mine | 98.8 |" in run(EXAMPLES / "show_metrics.py", file, "--report", tmp_path / "r.md")
+    assert "| mine | 98.8 |" in (tmp_path / "r.md").read_text()
