@@ -37,7 +37,7 @@ from anomalib_ckaad.preprocessing import (
 )
 from anomalib_ckaad.random_state import get_random_state, set_random_state
 from anomalib_ckaad.reconstructor import NormName
-from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
+from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies, normal_then_anomalous
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization
 
@@ -220,7 +220,8 @@ class Ckaad(AnomalibModule):
                 "Do pass --trainer.precision bf16-mixed."
             )
             raise ValueError(msg)
-        logger.info("Training for %s epochs.", self.trainer.max_epochs)
+        source = "made of normal ones" if self._may_synthesize else "none made"
+        logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
         if self.pre_trained and not self._has_weights:
             load_backbone_weights(self.model.backbone, self.weights)
             self._has_weights = True
@@ -267,31 +268,22 @@ class Ckaad(AnomalibModule):
     def _training_images(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Normal images, then anomalous ones; which are which as booleans (N,)."""
         images, labels = _images_and_labels(batch)
-        normal, anomalous = images[~labels], images[labels]
-        if not len(normal):
-            msg = (
-                f"Expected normal images in every training batch, got {len(anomalous)} anomalous ones only. "
-                "Do put normal images into the training set, or raise train_batch_size."
-            )
-            raise ValueError(msg)
         if not self.objective.strategy.needs_anomalies:
-            anomalous = normal[:0]
-        elif self._wants_synthetic(known=len(anomalous)):
-            made = in_unit_range(self.synthesis, normal, find_normalize(self.pre_processor))
-            anomalous = torch.cat([anomalous, made])
-        is_anomalous = torch.arange(len(normal) + len(anomalous), device=normal.device) >= len(normal)
-        return torch.cat([normal, anomalous]), is_anomalous
-
-    def _wants_synthetic(self, known: int) -> bool:
-        if self.synthetic is not None:
-            return self.synthetic
-        return not known and not self._nothing_is_known
+            images, labels = images[~labels], labels[~labels]
+        make = self._synthesize if self._may_synthesize else None
+        return normal_then_anomalous(images, labels, make, always=bool(self.synthetic))
 
     @property
-    def _nothing_is_known(self) -> bool:
-        """Whether the data say so themselves; ordinary data say nothing of known anomalies."""
-        trainer = self._trainer
-        return getattr(datamodule_of(trainer), "known_types", None) == {} if trainer is not None else False
+    def _may_synthesize(self) -> bool:
+        """Whether batches without known anomalies get synthetic ones."""
+        if self.synthetic is not None or self._trainer is None:
+            return self.synthetic is not False and self.objective.strategy.needs_anomalies
+        # KnownAnomalies says what is known, if only nothing; ordinary data say nothing about it.
+        says_nothing_known = getattr(datamodule_of(self.trainer), "known_types", None) == {}
+        return self.objective.strategy.needs_anomalies and not says_nothing_known
+
+    def _synthesize(self, images: Tensor) -> Tensor:
+        return in_unit_range(self.synthesis, images, find_normalize(self.pre_processor))
 
     # Evaluation
 

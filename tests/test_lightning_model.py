@@ -285,6 +285,14 @@ def test_batches_with_known_anomalies_use_those() -> None:
     assert not hasattr(maker, "seen")
 
 
+def test_both_kinds_or_known_ones_only_on_request() -> None:
+    _, used, is_anomalous = train_batch(make_model(synthetic=True, synthesis=Brighten()), [1, 0, 0])
+    assert is_anomalous.tolist() == [False] * 2 + [True] * 3
+    assert len(used) == 5
+    _, _, is_anomalous = train_batch(make_model(synthetic=False), [0, 0])
+    assert not is_anomalous.any()
+
+
 def test_reconstruction_alone_needs_no_anomalies() -> None:
     maker = Brighten()
     _, used, is_anomalous = train_batch(make_model(strategy="recon", synthesis=maker), [0, 1, 0])
