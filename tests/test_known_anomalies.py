@@ -14,6 +14,7 @@ from anomalib_ckaad.data.known_anomalies import KnownAnomalies
 from anomalib_ckaad.data.known_batches import KnownAnomalyBatches
 from anomalib_ckaad.data.known_selection import KnownAnomaliesError, count_for_ratio, type_of
 from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.metrics.seen_unseen import SeenUnseenEvaluator, seen_and_unseen
 from tests.conftest import make_folder_data, write_images
 
 
@@ -197,6 +198,35 @@ def test_trains_under_the_engine(root: Path, tmp_path: Path, caplog: pytest.LogC
     assert "pixel_AUPRO" in results
     sentence = "Learning from 9 normal images and 3 known anomalies (3 crack)."
     assert caplog.text.count(sentence) == 1
+
+
+def test_seen_and_unseen_types_apart(root: Path, tmp_path: Path) -> None:
+    model = Ckaad(
+        backbone="resnet18",
+        layers=(2, 3),
+        image_size=64,
+        pre_trained=False,
+        visualizer=False,
+        evaluator=SeenUnseenEvaluator(),
+    )
+    engine = Engine(default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    data = KnownAnomalies(inner(root), count=3, types=["crack"])
+    engine.fit(model, datamodule=data)
+    (results,) = engine.test(model, datamodule=data)
+    for metric in ("image_AUROC", "image_F1Score", "pixel_AUPRO"):
+        assert results[f"seen_{metric}"] == results[f"type_crack_{metric}"]
+        assert results[f"unseen_{metric}"] == results[f"type_hole_{metric}"]
+    assert "image_oracle_F1Max" in results
+    (again,) = engine.test(model, datamodule=data)
+    assert again == pytest.approx(results)
+
+
+def test_means_over_types() -> None:
+    rows = {name: {"image_AUROC": value} for name, value in (("a", 0.5), ("b", 0.7), ("c", 0.9), ("all", 0.6))}
+    values = seen_and_unseen(rows, ["a", "b"])
+    assert values["seen_image_AUROC"] == pytest.approx(0.6)
+    assert values["unseen_image_AUROC"] == pytest.approx(0.9)
+    assert "seen_image_AUROC" not in seen_and_unseen(rows, [])
 
 
 def test_own_training_anomalies_come_first(root: Path) -> None:

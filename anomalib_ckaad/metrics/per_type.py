@@ -1,7 +1,7 @@
 """Image and pixel metrics apart for each type of defect, on raw scores."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUPRO
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.functional.classification import binary_auroc, binary_f1_score
 
 from anomalib_ckaad.metrics.raw_scores import raw_scores
 
@@ -26,6 +26,8 @@ class Scored:
         labels: Whether each image is anomalous (N,).
         maps: Raw anomaly maps (N, H, W).
         masks: What is anomalous in each image (N, H, W), or None where the data have no masks.
+        predicted: Whether each image's score exceeds the threshold (N,), or None where no threshold was applied.
+        named_types: Types by path, where the data set names them.
     """
 
     paths: list[str]
@@ -33,6 +35,8 @@ class Scored:
     labels: Tensor
     maps: Tensor
     masks: Tensor | None
+    predicted: Tensor | None = None
+    named_types: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def collect(cls, batches: Iterable[ImageBatch]) -> "Scored":
@@ -40,19 +44,45 @@ class Scored:
         batches = list(batches)
         raw = [raw_scores(batch) for batch in batches]
         has_masks = all(batch.gt_mask is not None for batch in batches)
+        has_labels = all(batch.pred_label is not None for batch in batches)
         return cls(
             paths=[path for batch in batches for path in batch.image_path or []],
             scores=torch.cat([scores.detach().cpu().float() for scores, _ in raw]),
             labels=torch.cat([torch.as_tensor(batch.gt_label).cpu() for batch in batches]).bool(),
             maps=torch.cat([maps.detach().cpu().float() for _, maps in raw]),
             masks=torch.cat([torch.as_tensor(batch.gt_mask).cpu() for batch in batches]).bool() if has_masks else None,
+            predicted=torch.cat([torch.as_tensor(batch.pred_label).cpu() for batch in batches]).bool()
+            if has_labels
+            else None,
         )
+
+    @classmethod
+    def join(cls, parts: Sequence["Scored"]) -> "Scored":
+        """One of several, in their order."""
+
+        def together(tensors: list[Tensor | None]) -> Tensor | None:
+            present = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(present) if len(present) == len(parts) else None
+
+        return cls(
+            paths=[path for part in parts for path in part.paths],
+            scores=torch.cat([part.scores for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            maps=torch.cat([part.maps for part in parts]),
+            masks=together([part.masks for part in parts]),
+            predicted=together([part.predicted for part in parts]),
+            named_types={path: name for part in parts for path, name in part.named_types.items()},
+        )
+
+    def with_types(self, named_types: Mapping[str, str]) -> "Scored":
+        """The same with the data set's own names of types, by path."""
+        return replace(self, named_types=named_types)
 
     @property
     def types(self) -> list[str | None]:
-        """Type of each image's defect, its parent folder; None for a normal image."""
+        """Type of each image's defect: its name in the data set, or its parent folder; None for a normal image."""
         return [
-            Path(path).parent.name if anomalous else None
+            self.named_types.get(path, Path(path).parent.name) if anomalous else None
             for path, anomalous in zip(self.paths, self.labels.tolist(), strict=True)
         ]
 
@@ -64,8 +94,8 @@ def score_types(scored: Scored) -> dict[str, dict[str, float]]:
         scored: What was scored; at least one normal and one anomalous image.
 
     Returns:
-        For each type by name, and for ``all``: ``images`` (how many are anomalous), ``image_AUROC``, and with masks
-        ``pixel_AUROC`` and ``pixel_AUPRO``.
+        For each type by name, and for ``all``: ``images`` (how many are anomalous), ``image_AUROC``, ``image_F1Score``
+        where there are predictions, and with masks ``pixel_AUROC`` and ``pixel_AUPRO``.
 
     Raises:
         ValueError: If there are only normal or only anomalous images.
@@ -83,6 +113,8 @@ def score_types(scored: Scored) -> dict[str, dict[str, float]]:
             "images": float(labels.sum()),
             "image_AUROC": _auroc(scored.scores[chosen], labels),
         }
+        if scored.predicted is not None:
+            rows[name]["image_F1Score"] = float(binary_f1_score(scored.predicted[chosen].int(), labels.int()))
         if scored.masks is not None:
             rows[name] |= _pixel_metrics(scored.maps[chosen], scored.masks[chosen])
     return rows

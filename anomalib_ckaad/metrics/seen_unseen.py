@@ -1,0 +1,105 @@
+"""An evaluator that reports each type of defect apart, and those with known anomalies apart from those without."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import lightning.pytorch as pl
+from anomalib.data import ImageBatch
+from anomalib.metrics import AnomalibMetric, Evaluator
+from torch import distributed
+
+from anomalib_ckaad.data.images import datamodule_of
+from anomalib_ckaad.data.known_selection import types_of
+from anomalib_ckaad.metrics.evaluator import default_evaluator
+from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
+
+REPORTED = ("image_AUROC", "image_F1Score", "pixel_AUPRO")
+
+
+def seen_and_unseen(rows: Mapping[str, Mapping[str, float]], seen: Iterable[str]) -> dict[str, float]:
+    """Metrics of each type, and their means over types with known anomalies and over the others.
+
+    Args:
+        rows: Metrics by type, as ``score_types`` gives them.
+        seen: Types that some known anomaly has.
+
+    Returns:
+        ``type_NAME_METRIC`` for each type, ``seen_METRIC`` and ``unseen_METRIC``; a mean over no type is left out.
+
+    Example:
+        >>> rows = {"crack": {"image_AUROC": 0.9}, "hole": {"image_AUROC": 0.7}, "all": {"image_AUROC": 0.8}}
+        >>> seen_and_unseen(rows, ["crack"])["unseen_image_AUROC"]
+        0.7
+    """
+    seen = set(seen)
+    types = {name: row for name, row in rows.items() if name != ALL_TYPES}
+    values = {
+        f"type_{name}_{metric}": row[metric] for name, row in types.items() for metric in REPORTED if metric in row
+    }
+    for group, names in (("seen", types.keys() & seen), ("unseen", types.keys() - seen)):
+        for metric in REPORTED:
+            of_group = [types[name][metric] for name in sorted(names) if metric in types[name]]
+            if of_group:
+                values[f"{group}_{metric}"] = mean(of_group)
+    return values
+
+
+class SeenUnseenEvaluator(Evaluator):
+    """The default metrics, and image AUROC, F1 and AUPRO for each type of defect, for seen types and for unseen ones.
+
+    A type is seen if some known anomaly of the training (``KnownAnomalies``) has it. Every type is measured against
+    all normal test images, on raw scores; F1 at the validation threshold. Scores and maps of the whole test set are
+    kept in memory until its end.
+
+    Args:
+        val_metrics: As in anomalib's evaluator.
+        test_metrics: As in anomalib's evaluator; default None: Ckaad's.
+        compute_on_cpu: As in anomalib's evaluator.
+    """
+
+    def __init__(
+        self,
+        val_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
+        test_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
+        compute_on_cpu: bool = True,  # noqa: FBT001, FBT002 - anomalib's signature
+    ) -> None:
+        own: Any = list(default_evaluator().test_metrics)
+        super().__init__(val_metrics, own if test_metrics is None else test_metrics, compute_on_cpu)
+        self._scored: list[Scored] = []
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier test."""
+        del trainer, pl_module
+        self._scored = []
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's raw scores and maps."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self._scored.append(Scored.collect([batch]))
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the metrics of all types."""
+        super().on_test_epoch_end(trainer, pl_module)
+        parts = self._scored
+        if distributed.is_available() and distributed.is_initialized():
+            gathered: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(gathered, parts)
+            parts = [part for process in gathered for part in process]
+        scored = Scored.join(parts)
+        datamodule = datamodule_of(trainer)
+        samples = getattr(getattr(datamodule, "test_data", None), "samples", None)
+        if samples is not None:
+            scored = scored.with_types(dict(zip(samples.image_path, types_of(samples), strict=True)))
+        seen = getattr(datamodule, "known_types", {})
+        for name, value in seen_and_unseen(score_types(scored), seen).items():
+            pl_module.log(name, value, rank_zero_only=True)
+        self._scored = []
