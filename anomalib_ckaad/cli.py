@@ -57,6 +57,28 @@ def run_demo(arguments: argparse.Namespace) -> int:
     return run(data, arguments.output)
 
 
+def run_curve(arguments: argparse.Namespace) -> int:
+    """Draw how much known anomalies help."""
+    config: Path = arguments.config
+    if not config.is_file():
+        msg = f"Expected --config to be a config file, got {str(config)!r}. Do give a file that exists."
+        raise ValueError(msg)
+    from anomalib_ckaad.study.curve import run_curve as run  # noqa: PLC0415  # imports torch
+
+    print(run(config, arguments.counts, arguments.seeds, arguments.output))
+    print(f"Table and picture: {arguments.output / 'curve.csv'}, {arguments.output / 'curve.png'}")
+    return 0
+
+
+def counts(text: str) -> list[int]:
+    """Numbers of known anomalies, separated by commas.
+
+    >>> counts("0,2,5")
+    [0, 2, 5]
+    """
+    return [int(word) for word in text.split(",")]
+
+
 def build_parser() -> Parser:
     """Return the parser of all commands; each sets ``run`` to the function that carries it out."""
     parser = Parser(prog=PROGRAM, description="What anomalib's own command line has no word for.")
@@ -73,6 +95,13 @@ def build_parser() -> Parser:
     demo.add_argument("--data", type=Path, metavar="DIR", help="a folder of images instead of the built-in textures")
     demo.add_argument("--output", type=Path, metavar="DIR", default=Path("results/demo"), help="default: %(default)s")
     demo.set_defaults(run=run_demo)
+
+    curve = commands.add_parser("curve", help="how much do n known anomalies help? A table, a picture, a sentence")
+    curve.add_argument("--config", type=Path, required=True, help="a config for `anomalib train` with KnownAnomalies")
+    curve.add_argument("--counts", type=counts, default=[0, 1, 2, 5, 10, 20], help="default: 0,1,2,5,10,20")
+    curve.add_argument("--seeds", type=int, default=3, help="number of seeds; default: %(default)s")
+    curve.add_argument("--output", type=Path, metavar="DIR", default=Path("results/curve"), help="default: %(default)s")
+    curve.set_defaults(run=run_curve)
     return parser
 
 

@@ -164,6 +164,15 @@ def test_processes_share_the_normal_images(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(normal[0] | normal[1]) == 16
 
 
+def test_reserve_keeps_the_test_set_and_adds_to_the_smaller_count(root: Path) -> None:
+    sets = [ready(root, count=count, reserve=5) for count in (0, 2, 5)]
+    assert len({frozenset(paths(data.test_data)) for data in sets}) == 1
+    assert len(sets[0].test_data) == 15 - 5
+    known = [paths(data.known_data) for data in sets]
+    assert [len(each) for each in known] == [0, 2, 5]
+    assert known[1] < known[2]
+
+
 def test_drop_tests_on_the_same_images_and_trains_on_none(root: Path) -> None:
     used, dropped = ready(root, count=4), ready(root, count=4, use="drop")
     assert paths(used.test_data) == paths(dropped.test_data)
@@ -286,6 +295,7 @@ def test_type_is_the_data_sets_own_name_or_the_folder() -> None:
         ({"count": 99}, r"Expected count of at most 11, the anomalies there are, got 99"),
         ({"count": 1, "types": ["dent"]}, r"Expected types among crack, hole, got dent\. Do correct types\."),
         ({"count": 1, "types": 3}, r"Expected types to be at most 2 \(crack, hole\), got 3"),
+        ({"count": 3, "reserve": 2}, r"Expected reserve of at least count, got reserve 2 and count 3"),
         ({}, r"Expected ratio, count or known_anomaly_dir for data whose training images are all normal"),
         ({"use": "keep", "count": 1}, r"Expected use to be train or drop, got 'keep'"),
         ({"known_anomaly_dir": "missing"}, r"Expected known_anomaly_dir to be a folder, got missing"),

@@ -37,6 +37,9 @@ class KnownAnomalies(AnomalibDataModule):
         count: Number of known anomalies. 0 trains on normal images alone. Without ``ratio`` and ``count``, all images
             of ``known_anomaly_dir`` or all anomalous training images are known.
         types: Types to take them from by name, or how many types to draw at random.
+        reserve: Number of anomalies to draw and take out of the test set, of which the first ``count`` are used:
+            trainings with different counts and the same reserve are tested on the same images, and a larger count
+            adds to the smaller one's.
         use: ``train``; or ``drop``, which takes the same images out of the test set and trains without them, so that
             a model that must not see them is tested on the same images.
         seed: Of what is drawn, and of the batches' order where several processes train.
@@ -54,6 +57,7 @@ class KnownAnomalies(AnomalibDataModule):
         ratio: float | None = None,
         count: int | None = None,
         types: Sequence[str] | int | None = None,
+        reserve: int | None = None,
         use: Literal["train", "drop"] = "train",
         seed: int = 0,
         pin_memory: bool = False,  # noqa: FBT001, FBT002 - keyword argument of a config file
@@ -63,6 +67,9 @@ class KnownAnomalies(AnomalibDataModule):
             raise KnownAnomaliesError(msg)
         if count is not None and (ratio is not None or count < 0):
             msg = f"Expected either ratio or a count of at least 0, got ratio {ratio} and count {count}. Do give one."
+            raise KnownAnomaliesError(msg)
+        if reserve is not None and (count is None or reserve < count):
+            msg = f"Expected reserve of at least count, got reserve {reserve} and count {count}. Do give both."
             raise KnownAnomaliesError(msg)
         if use not in {"train", "drop"}:
             msg = f"Expected use to be train or drop, got {use!r}. Do change use."
@@ -79,6 +86,7 @@ class KnownAnomalies(AnomalibDataModule):
         )
         self.known_anomaly_dir = None if known_anomaly_dir is None else Path(known_anomaly_dir)
         self.ratio, self.count, self.use, self.draw_seed = ratio, count, use, seed
+        self.reserve = reserve
         self.types = types if types is None or isinstance(types, int) else tuple(types)
         self.pin_memory = pin_memory
         self.known_types: dict[str, int] = {}
@@ -124,6 +132,8 @@ class KnownAnomalies(AnomalibDataModule):
                 "normal training": normal.image_path,
             },
         )
+        if self.reserve is not None:
+            known = known.sample(frac=1, random_state=self.draw_seed).iloc[: self.count]
         self.known_data = copy.deepcopy(self.train_data)
         self.known_types = dict(Counter(known["type"])) if self.use == "train" else {}
         if self.known_types:
@@ -156,12 +166,13 @@ class KnownAnomalies(AnomalibDataModule):
                 raise KnownAnomaliesError(msg)
             both = pd.concat([self.test_data.samples, self.val_data.samples]).drop_duplicates("image_path")
             pool = both[both.label_index == LabelName.ABNORMAL]
-        if pool.empty and self.count != 0:
+        wanted = self.count if self.reserve is None else self.reserve
+        if pool.empty and wanted != 0:
             msg = f"Expected anomalous images in {self.name}, got none. Do name a known_anomaly_dir."
             raise KnownAnomaliesError(msg)
         if pool.empty:
             return pool.assign(type=[])
-        return choose(pool, len(normal), ratio=self.ratio, count=self.count, types=self.types, seed=self.draw_seed)
+        return choose(pool, len(normal), ratio=self.ratio, count=wanted, types=self.types, seed=self.draw_seed)
 
     def _as_samples(self, known: pd.DataFrame) -> pd.DataFrame:
         """Rows for the training set's own kind of data set; no mask, so that none can be read."""

@@ -1,0 +1,169 @@
+"""How much do n known anomalies help: trainings with more and more of them, tested on the same images."""
+
+import copy
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from anomalib.engine import Engine
+from jsonargparse import ArgumentParser
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
+
+COLUMNS = ("count", "seed", "type", "images", "image_AUROC", "pixel_AUPRO")
+KNOWN = "KnownAnomalies"
+
+
+class CurveError(ValueError):
+    """A curve cannot be drawn from what was given."""
+
+
+def run_curve(config: Path, counts: Sequence[int], seeds: int, output: Path) -> str:
+    """Train with every count and seed, and write ``curve.csv`` and ``curve.png``.
+
+    Each seed draws its own known anomalies, as many as the largest count; all counts of a seed are tested without
+    them. Rows are written as they come: a call that was cut off goes on where it stopped.
+
+    Args:
+        config: A config for ``anomalib train`` whose data are ``KnownAnomalies``; its ``count`` and seeds are replaced.
+        counts: Numbers of known anomalies.
+        seeds: Number of seeds, from 0 on.
+        output: Folder of the results.
+
+    Returns:
+        One sentence that says what was found.
+
+    Raises:
+        CurveError: If the config's data are not ``KnownAnomalies``, or counts or seeds make no curve.
+    """
+    settings: Any = OmegaConf.to_container(OmegaConf.load(config))
+    name = str(settings.get("data", {}).get("class_path", "nothing"))
+    if name.rpartition(".")[2] != KNOWN:
+        msg = f"Expected data of class {KNOWN} in {config}, got {name}. Do wrap the data with {KNOWN}."
+        raise CurveError(msg)
+    if not counts or min(counts) < 0 or len(set(counts)) != len(counts) or seeds < 1:
+        msg = (
+            f"Expected different counts of at least 0 and a seed or more, got {list(counts)} and {seeds}. Do mend them."
+        )
+        raise CurveError(msg)
+    output.mkdir(parents=True, exist_ok=True)
+    table = output / "curve.csv"
+    rows = read_rows(table)
+    done = {(row["count"], row["seed"]) for row in rows}
+    for seed in range(seeds):
+        for count in sorted(counts):
+            if (count, seed) not in done:
+                rows += [
+                    {"count": count, "seed": seed, **row} for row in train_once(settings, count, max(counts), seed)
+                ]
+                write_rows(table, rows)
+    draw(rows, output / "curve.png")
+    return sentence(rows)
+
+
+def train_once(settings: Mapping[str, Any], count: int, reserve: int, seed: int) -> list[dict[str, Any]]:
+    """Train and test with ``count`` known anomalies; a row for each type of defect and one for all."""
+    settings = copy.deepcopy(dict(settings))
+    settings["data"].setdefault("init_args", {}).update(count=count, reserve=reserve, seed=seed, ratio=None)
+    settings["model"].setdefault("init_args", {}).update(seed=seed, visualizer=False)
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Ckaad, "model")
+    parser.add_subclass_arguments(AnomalibDataModule, "data")
+    made = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
+    engine = Engine(**{"enable_progress_bar": False, "enable_model_summary": False, **settings.get("trainer", {})})
+    engine.fit(made.model, datamodule=made.data)
+    batches: Any = engine.predict(made.model, datamodule=made.data)
+    scored = Scored.collect(batches)
+    return [
+        {"type": name, **{key: row[key] for key in COLUMNS[3:] if key in row}}
+        for name, row in score_types(scored).items()
+    ]
+
+
+def read_rows(table: Path) -> list[dict[str, Any]]:
+    """Rows of an earlier call, numbers as numbers."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return [
+            {
+                key: value if key == "type" else int(value) if key in {"count", "seed"} else float(value)
+                for key, value in row.items()
+                if value
+            }
+            for row in csv.DictReader(file)
+        ]
+
+
+def write_rows(table: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all rows under a temporary name, then rename."""
+    temporary = table.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(table)
+
+
+def points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float, float]]:
+    """Count, mean and standard deviation over seeds of the image AUROC of a type, in percent.
+
+    Example:
+        >>> points([{"count": 1, "type": "all", "image_AUROC": value} for value in (0.8, 0.9)], "all")
+        [(1, 85.0, 7.0710678118654755)]
+    """
+    found = []
+    for count in sorted({row["count"] for row in rows}):
+        values = [100 * row["image_AUROC"] for row in rows if row["count"] == count and row["type"] == name]
+        if values:
+            found.append((count, statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0))
+    return found
+
+
+def draw(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
+    """Draw the mean image AUROC over the count, with its spread, for each type and for all."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names = sorted({str(row["type"]) for row in rows} - {ALL_TYPES})
+    for name in [ALL_TYPES, *names] if len(names) > 1 else [ALL_TYPES]:
+        counts, means, spreads = zip(*points(rows, name), strict=True)
+        is_all = name == ALL_TYPES
+        (line,) = axes.plot(counts, means, "o-", label=name, linewidth=2.5 if is_all else 1, zorder=3 if is_all else 2)
+        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+        axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.2 if is_all else 0.08, linewidth=0)
+    axes.set_xlabel("known anomalies")
+    axes.set_ylabel("image AUROC in percent, mean and standard deviation")
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xticks(sorted({row["count"] for row in rows}), [str(c) for c in sorted({row["count"] for row in rows})])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    temporary = picture.with_name(f"{picture.stem}.tmp{picture.suffix}")
+    figure.savefig(temporary, dpi=120)
+    temporary.replace(picture)
+
+
+def sentence(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence what the smallest and the largest count reach.
+
+    Example:
+        >>> sentence([{"count": c, "seed": 0, "type": "all", "image_AUROC": v} for c, v in ((0, 0.8), (8, 0.9))])
+        'With 8 known anomalies instead of 0, image AUROC changes from 80.0 ± 0.0 to 90.0 ± 0.0 over 1 seed(s).'
+    """
+    found = points(rows, ALL_TYPES)
+    (low, first, first_spread), (high, last, last_spread) = found[0], found[-1]
+    seeds = len({row["seed"] for row in rows})
+    if low == high:
+        return f"With {low} known anomalies, image AUROC is {first:.1f} ± {first_spread:.1f} over {seeds} seed(s)."
+    return (
+        f"With {high} known anomalies instead of {low}, image AUROC changes from {first:.1f} ± {first_spread:.1f} to "
+        f"{last:.1f} ± {last_spread:.1f} over {seeds} seed(s)."
+    )
