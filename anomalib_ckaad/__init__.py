@@ -9,10 +9,11 @@ TYPE_CHECKING = False  # importing typing would take longer than all the rest; t
 if TYPE_CHECKING:
     from anomalib_ckaad.data import KnownAnomalies, Textures
     from anomalib_ckaad.lightning_model import Ckaad
+    from anomalib_ckaad.metrics import SeenUnseenEvaluator
 
 __version__ = "0.1.0"
 
-__all__ = ["Ckaad", "KnownAnomalies", "Textures", "__version__"]
+__all__ = ["Ckaad", "KnownAnomalies", "SeenUnseenEvaluator", "Textures", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -27,7 +28,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(msg)
     plugin = import_module("anomalib_ckaad.plugin")
     plugin.register()
-    value: object = getattr(import_module({**plugin.MODELS, **plugin.DATAMODULES}[name]), name)
+    value: object = getattr(import_module({**plugin.MODELS, **plugin.DATAMODULES, **plugin.OTHERS}[name]), name)
     globals()[name] = value
     return value
 

@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -35,19 +34,6 @@ FOUND: Final = 0.9
 PARTLY: Final = 0.7
 CONFIG: Final = "config.yaml"
 GALLERY: Final = "gallery.png"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a trained model says of the test images.
-
-    Args:
-        scored: Raw scores and maps.
-        flagged: Whether each image's score is above the threshold, (N,).
-    """
-
-    scored: Scored
-    flagged: torch.Tensor
 
 
 def run(data: Path | None, output: Path) -> int:
@@ -77,9 +63,9 @@ def run(data: Path | None, output: Path) -> int:
         console.print(f"Expected the training to end well, got exit status {status}. Do read its last lines above.")
         return status
     checkpoint = find_checkpoint(output, started)
-    result = score_test_images(config, checkpoint, output)
-    draw_gallery(result.scored, result.flagged.tolist(), output / GALLERY)
-    console.print(make_table(result))
+    scored = score_test_images(config, checkpoint, output)
+    draw_gallery(scored, output / GALLERY)
+    console.print(make_table(scored))
     for line in summary(config, checkpoint, output / GALLERY, time.perf_counter() - start):
         console.print(line, soft_wrap=True, highlight=False, markup=False)  # brackets are brackets here
     return 0
@@ -129,8 +115,8 @@ def find_checkpoint(output: Path, since: float) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def score_test_images(config: Path, checkpoint: Path, output: Path) -> Result:
-    """Score the test images of a config with a trained model."""
+def score_test_images(config: Path, checkpoint: Path, output: Path) -> Scored:
+    """Score the test images of a config with a trained model, and compare the scores with its threshold."""
     model = Ckaad.load_from_checkpoint(checkpoint, visualizer=False)
     collector = _Collector()
     engine = Engine(
@@ -143,16 +129,23 @@ def score_test_images(config: Path, checkpoint: Path, output: Path) -> Result:
     )
     datamodule = _make_datamodule(OmegaConf.load(config))
     engine.predict(model=model, datamodule=datamodule, return_predictions=False)
-    scored, post_processor = collector.scored(), model.post_processor
+    scored, post_processor = Scored.join(collector.parts), model.post_processor
     if not isinstance(post_processor, PostProcessor):
         msg = f"Expected a model with anomalib's PostProcessor, got {type(post_processor).__name__}. Do leave it on."
         raise TypeError(msg)
-    return Result(scored, scored.scores > post_processor.image_threshold.cpu())
+    return replace(scored, predicted=scored.scores > post_processor.image_threshold.cpu())
 
 
-def make_table(result: Result) -> Table:
-    """Make a table with a row a type of defect, one for all of them and one for the normal images."""
-    scored, has_masks = result.scored, result.scored.masks is not None
+def make_table(scored: Scored) -> Table:
+    """Make a table with a row a type of defect, one for all of them and one for the normal images.
+
+    Raises:
+        ValueError: If the scores were not compared with a threshold.
+    """
+    flagged, has_masks = scored.predicted, scored.masks is not None
+    if flagged is None:
+        msg = "Expected scores that were compared with a threshold, got none. Do set predicted."
+        raise ValueError(msg)
     table = Table(
         title="Test images, by type of defect",
         caption=(
@@ -165,16 +158,19 @@ def make_table(result: Result) -> Table:
     for name in ("images", "flagged", "image AUROC", *(("pixel AUROC", "AUPRO") if has_masks else ())):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    types = scored.types
-    for name, row in score_types(scored).items():
+    types, rows = scored.types, score_types(scored)
+    verdicts = {name: verdict(row["image_AUROC"]) for name, row in rows.items()}
+    found = sum(verdicts[name] == verdict(1) for name in rows if name != ALL_TYPES)
+    verdicts[ALL_TYPES] = f"{found} of {len(rows) - 1} types found"
+    for name, row in rows.items():
         own = torch.tensor([kind is not None and name in {kind, ALL_TYPES} for kind in types])
-        cells = [f"{int(row['images'])}", f"{int(result.flagged[own].sum())}", _percent(row["image_AUROC"])]
+        cells = [f"{int(row['images'])}", f"{int(flagged[own].sum())}", _percent(row["image_AUROC"])]
         cells += [_percent(row["pixel_AUROC"]), _percent(row["pixel_AUPRO"])] if has_masks else []
         if name == ALL_TYPES:
             table.add_section()
-        table.add_row(name, *cells, verdict(row["image_AUROC"]))
+        table.add_row(name, *cells, verdicts[name])
     normal = ~scored.labels
-    alarms = int(result.flagged[normal].sum())
+    alarms = int(flagged[normal].sum())
     cells = [f"{int(normal.sum())}", f"{alarms}", *["" for _ in range(3 if has_masks else 1)]]
     table.add_row("normal", *cells, "no false alarm" if not alarms else f"{alarms} false alarm{'s' * (alarms > 1)}")
     return table
@@ -212,7 +208,7 @@ class _Collector(Callback):
     """Keeps scores, maps and masks of every batch, but not the images, which would fill the memory."""
 
     def __init__(self) -> None:
-        self._kept: list[Any] = []
+        self.parts: list[Scored] = []
 
     def on_predict_batch_end(
         self,
@@ -224,11 +220,7 @@ class _Collector(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         del trainer, pl_module, batch, batch_idx, dataloader_idx
-        names = ("image_path", "gt_label", "gt_mask", "raw_pred_score", "raw_anomaly_map")
-        self._kept.append(SimpleNamespace(**{name: getattr(outputs, name) for name in names}))
-
-    def scored(self) -> Scored:
-        return Scored.collect(self._kept)
+        self.parts.append(Scored.collect([outputs]))
 
 
 def _make_datamodule(config: Any) -> AnomalibDataModule:  # noqa: ANN401 - a DictConfig or ListConfig
@@ -242,7 +234,7 @@ def _environment() -> dict[str, str]:
     """Return the environment for the training: the user's, where it says nothing else."""
     return {
         "PYTHONWARNINGS": "ignore::FutureWarning",  # anomalib's own imports cause them
-        # Threads that wait by spinning take the cores from those with work: where other programs run, four times slower.
+        # Threads that wait by spinning take the cores from those with work: four times slower where others run too.
         "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
     }

@@ -66,12 +66,11 @@ def choose(scored: Scored) -> list[tuple[str, list[int]]]:
     return chosen
 
 
-def draw_gallery(scored: Scored, flagged: Sequence[bool], file: Path) -> None:
+def draw_gallery(scored: Scored, file: Path) -> None:
     """Draw image, mask, map and overlay of the images that ``choose`` chooses, and save them as PNG.
 
     Args:
         scored: What was scored; the images are read again from their paths.
-        flagged: Whether each image's score is above the threshold.
         file: Where to; its folder is made if missing.
     """
     rows, scale = choose(scored), Scale.of(scored)
@@ -84,8 +83,8 @@ def draw_gallery(scored: Scored, flagged: Sequence[bool], file: Path) -> None:
         for half, index in enumerate(indices):
             panels: list[Axes] = axes[row, half * len(PANELS) : (half + 1) * len(PANELS)].tolist()
             _draw_image(panels, scored, index, scale)
-            verdict = "flagged" if flagged[index] else "passed"
-            panels[0].set_title(f"{name}: {float(scored.scores[index]):.3g}, {verdict}", fontsize=8, loc="left")
+            verdict = "" if scored.predicted is None else ", flagged" if scored.predicted[index] else ", passed"
+            panels[0].set_title(f"{name}: {float(scored.scores[index]):.3g}{verdict}", fontsize=8, loc="left")
             if row == 0:
                 for panel, title in zip(panels[1:], PANELS[1:], strict=True):
                     panel.set_title(title, fontsize=8)

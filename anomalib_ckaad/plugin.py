@@ -17,6 +17,9 @@ SUPPORTED = ((2, 7), (2, 8))  # from the first up to, not including, the second;
 MODELS: Mapping[str, str] = {"Ckaad": "anomalib_ckaad.lightning_model"}
 DATAMODULES: Mapping[str, str] = {"KnownAnomalies": "anomalib_ckaad.data", "Textures": "anomalib_ckaad.data"}
 
+# Names that anomalib has no place for: the package offers them, and configs name them in full.
+OTHERS: Mapping[str, str] = {"SeenUnseenEvaluator": "anomalib_ckaad.metrics"}
+
 
 def register() -> None:
     """Make anomalib find the plugin's model and datamodules; further calls change nothing.

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from anomalib_ckaad.metrics.per_type import Scored
 from tests.test_data_folders import write_images, write_mvtec
 
 
-def make_result(*, masks: bool = True) -> demo.Result:
+def make_scored(*, masks: bool = True) -> Scored:
     """Six normal images scored 0 to 5; four scratches far above them, four stains among them."""
     scores = torch.tensor([0.0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 0.5, 1.5, 2.5, 3.5])
     kinds = ["good"] * 6 + ["scratch"] * 4 + ["stain"] * 4
@@ -35,20 +36,20 @@ def make_result(*, masks: bool = True) -> demo.Result:
     maps = torch.rand(14, 16, 16, generator=torch.Generator().manual_seed(0))
     maps[6:10] += truth[6:10]
     paths = [f"test/{kind}/{index}.png" for index, kind in enumerate(kinds)]
-    return demo.Result(Scored(paths, scores, labels, maps, truth if masks else None), scores > 4.5)
+    return Scored(paths, scores, labels, maps, truth if masks else None, predicted=scores > 4.5)
 
 
-def render(result: demo.Result) -> dict[str, list[str]]:
+def render(scored: Scored) -> dict[str, list[str]]:
     """Rows of the printed table by their first cell."""
     stream = io.StringIO()
-    Console(file=stream, width=200).print(demo.make_table(result))
+    Console(file=stream, width=200).print(demo.make_table(scored))
     rows = (re.split(r"[│┃]", line) for line in stream.getvalue().splitlines())
     cells = [[cell.strip() for cell in row[1:-1]] for row in rows if len(row) > 2]
     return {row[0]: row[1:] for row in cells}
 
 
 def test_table_has_a_row_a_type_and_says_plainly_what_is_not_found() -> None:
-    rows = render(make_result())
+    rows = render(make_scored())
     assert rows["type"] == ["images", "flagged", "image AUROC", "pixel AUROC", "AUPRO", "verdict"]
     assert rows["scratch"][:3] == ["4", "4", "100.0"]
     assert float(rows["scratch"][3]) > 99
@@ -56,15 +57,20 @@ def test_table_has_a_row_a_type_and_says_plainly_what_is_not_found() -> None:
     assert rows["stain"][:3] == ["4", "0", "41.7"]
     assert rows["stain"][-1] == "not found"
     assert rows["all"][:3] == ["8", "4", "70.8"]
-    assert rows["all"][-1] == "partly found"
+    assert rows["all"][-1] == "1 of 2 types found"
     assert rows["normal"][:2] == ["6", "1"]
     assert rows["normal"][-1] == "1 false alarm"
 
 
 def test_table_without_masks_has_no_pixel_metrics() -> None:
-    rows = render(make_result(masks=False))
+    rows = render(make_scored(masks=False))
     assert rows["type"] == ["images", "flagged", "image AUROC", "verdict"]
     assert rows["scratch"] == ["4", "4", "100.0", "found"]
+
+
+def test_table_needs_a_threshold() -> None:
+    with pytest.raises(ValueError, match="Expected scores that were compared with a threshold"):
+        demo.make_table(replace(make_scored(), predicted=None))
 
 
 def test_demo_config_is_the_packaged_one_and_never_validates_on_test_images(tmp_path: Path) -> None:
@@ -163,16 +169,17 @@ def test_scores_are_raw_and_flags_those_of_the_threshold(tmp_path: Path) -> None
     }
     OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
     checkpoint = demo.find_checkpoint(tmp_path, 0)
-    result = demo.score_test_images(tmp_path / "config.yaml", checkpoint, tmp_path / "out")
-    assert [kind for kind in result.scored.types if kind is None] == [None] * 3
-    assert {kind for kind in result.scored.types if kind is not None} == set(PAINTERS)
-    assert result.scored.masks is not None
-    assert result.scored.maps.shape == result.scored.masks.shape == (8, 64, 64)
-    expected = result.scored.maps.flatten(1).topk(100).values.mean(dim=1)
-    torch.testing.assert_close(result.scored.scores, expected, atol=1e-5, rtol=1e-5)
+    scored = demo.score_test_images(tmp_path / "config.yaml", checkpoint, tmp_path / "out")
+    assert [kind for kind in scored.types if kind is None] == [None] * 3
+    assert {kind for kind in scored.types if kind is not None} == set(PAINTERS)
+    assert scored.masks is not None
+    assert scored.predicted is not None
+    assert scored.maps.shape == scored.masks.shape == (8, 64, 64)
+    expected = scored.maps.flatten(1).topk(100).values.mean(dim=1)
+    torch.testing.assert_close(scored.scores, expected, atol=1e-5, rtol=1e-5)
     post_processor: Any = Ckaad.load_from_checkpoint(checkpoint).post_processor
     threshold = float(post_processor.image_threshold)
-    assert result.flagged.tolist() == [score > threshold for score in result.scored.scores.tolist()]
+    assert scored.predicted.tolist() == [score > threshold for score in scored.scores.tolist()]
 
 
 def test_summary_names_the_commands_to_go_on_with() -> None:

@@ -22,7 +22,8 @@ def make_scored(folder: Path, kinds: list[str], scores: list[float], *, masks: b
     maps[:, 8:16, 8:16] = torch.tensor(scores)[:, None, None]
     labels = torch.tensor([kind != "good" for kind in kinds])
     truth = (maps > 0) & labels[:, None, None]
-    return Scored(paths, torch.tensor(scores), labels, maps, truth if masks else None)
+    values = torch.tensor(scores)
+    return Scored(paths, values, labels, maps, truth if masks else None, predicted=values > 0.25)
 
 
 KINDS = ["good", "stain", "good", "stain", "crack", "stain", "good"]
@@ -52,7 +53,7 @@ def test_scale_of_equal_scores_does_not_divide_by_zero(tmp_path: Path) -> None:
 def test_gallery_is_a_readable_picture_with_a_row_a_type(tmp_path: Path, *, masks: bool) -> None:
     scored = make_scored(tmp_path, KINDS, SCORES, masks=masks)
     file = tmp_path / "new" / "gallery.png"
-    draw_gallery(scored, [score > 0.25 for score in SCORES], file)
+    draw_gallery(scored, file)
     with Image.open(file) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert pixels.shape[1] > 1000
@@ -68,7 +69,7 @@ def test_gallery_shows_the_map_and_not_something_else(tmp_path: Path) -> None:
     for level in (0.9, 0.0):
         scored = make_scored(tmp_path, ["good", "good", "stain"], [0.1, 0.2, level])
         scored.maps[0, :4, :4] = 1.0  # so that both pictures have one scale
-        draw_gallery(scored, [False, False, True], tmp_path / "gallery.png")
+        draw_gallery(scored, tmp_path / "gallery.png")
         with Image.open(tmp_path / "gallery.png") as picture:
             pictures.append(np.asarray(picture.convert("RGB")).astype(int))
     bright = [(picture[..., 0] > 200) & (picture[..., 2] < 190) for picture in pictures]
@@ -78,6 +79,6 @@ def test_gallery_shows_the_map_and_not_something_else(tmp_path: Path) -> None:
 def test_a_folder_of_anomalous_images_called_good_does_not_confuse(tmp_path: Path) -> None:
     scored = make_scored(tmp_path, ["normal", "good"], [0.1, 0.8])
     scored = Scored(scored.paths, scored.scores, torch.tensor([False, True]), scored.maps, scored.masks)
-    draw_gallery(scored, [False, True], tmp_path / "gallery.png")
+    draw_gallery(scored, tmp_path / "gallery.png")
     assert (tmp_path / "gallery.png").stat().st_size > 1000
     assert sorted(index for _, indices in choose(scored) for index in indices) == [0, 1]

@@ -1,0 +1,49 @@
+"""What the documentation tells to type works as it stands there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_images
+
+pytestmark = pytest.mark.slow
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_known_anomalies_from_start_to_finish(tmp_path: Path) -> None:
+    text = (DOCS / "known_anomalies.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    commands = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert len(commands) == 4
+    (tmp_path / "known.yaml").write_text(config)
+    folders = {"good": 12, "known/scratch": 3, "test_good": 3, "test_bad/scratch": 3, "test_bad/dent": 3}
+    for folder, count in folders.items():
+        write_images(tmp_path / "line" / folder, count, size=96, seed=len(folder))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    outputs = []
+    for command in commands:
+        if "warm_start" in command:
+            write_images(tmp_path / "line" / "known" / "dent", 2, size=96, seed=99)
+        done = subprocess.run(
+            ["/bin/bash", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(re.sub(r"\s+", " ", done.stdout + done.stderr))
+    assert "3 known anomalies (3 scratch)" in outputs[0]
+    assert "With 2 known anomalies instead of 0" in outputs[1]
+    assert "5 known anomalies (2 dent, 3 scratch)" in outputs[2]
+    results = tmp_path / "results" / "Ckaad" / "line"
+    metrics = json.loads((results / "v0" / "weights" / "lightning" / "metrics.json").read_text())["metrics"]
+    assert metrics["seen_image_AUROC"] == metrics["type_scratch_image_AUROC"]
+    assert metrics["unseen_image_AUROC"] == metrics["type_dent_image_AUROC"]
+    assert list((results / "latest" / "images").rglob("*.png"))
