@@ -9,6 +9,7 @@ drawn from each ``test/<type>`` named by ``--known-types`` and taken out of the 
 
 import argparse
 import copy
+import itertools
 import json
 import logging
 import random
@@ -28,6 +29,7 @@ from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnow
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
+WITHOUT_DISCRIMINATOR = {"recon", "recon_sub"}
 IMAGES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -96,7 +98,7 @@ def make_data(options: argparse.Namespace, known: list[str]) -> FolderWithKnownA
     )
 
 
-def run(options: argparse.Namespace, strategy: str, discriminator_rate: float, seed: int) -> dict:
+def run(options: argparse.Namespace, strategy: str, discriminator_rate: float | None, seed: int) -> dict:
     """One training and its test; every figure is of the test images without the known anomalies."""
     known = find_known(options.data, options.normal, options.known_types, options.known, seed)
     data = make_data(options, known)
@@ -106,7 +108,7 @@ def run(options: argparse.Namespace, strategy: str, discriminator_rate: float, s
         layers=options.layers,
         strategy=strategy,
         learning_rate=options.learning_rate,
-        discriminator_learning_rate=discriminator_rate,
+        **({} if discriminator_rate is None else {"discriminator_learning_rate": discriminator_rate}),
         output_relu=options.output_relu,
         image_size=options.image_size,
         max_epochs=options.epochs,
@@ -130,7 +132,7 @@ def run(options: argparse.Namespace, strategy: str, discriminator_rate: float, s
     used = Counter(Path(path).parent.name for path in known) if strategy != "recon" else Counter()
     return {
         "strategy": strategy,
-        "discriminator_learning_rate": discriminator_rate if strategy not in {"recon", "recon_sub"} else None,
+        "discriminator_learning_rate": discriminator_rate,
         "seed": seed,
         "known": dict(used),
         "seconds": seconds,
@@ -198,19 +200,29 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run every strategy with every seed, print a line of JSON each, then the table."""
+    """Run every strategy with every seed, print a line of JSON each, then the table.
+
+    The lines are kept in the output folder: a call that was cut off goes on where it stopped. Other options want a
+    folder of their own.
+    """
     warnings.filterwarnings("ignore")
     options = parse()
     logging.disable(logging.WARNING)
     results = []
+    options.output.mkdir(parents=True, exist_ok=True)
+    store = options.output / "results.jsonl"
+    earlier = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
     for strategy in options.strategies:
-        rates = (
-            options.discriminator_rates if strategy not in {"recon", "recon_sub"} else [options.discriminator_rates[0]]
-        )
-        for rate in rates:
-            for seed in range(options.seeds):
-                results.append(run(options, strategy, rate, seed))
-                print(json.dumps(results[-1]), flush=True)
+        rates = options.discriminator_rates if strategy not in WITHOUT_DISCRIMINATOR else [None]
+        for rate, seed in itertools.product(rates, range(options.seeds)):
+            key = {"strategy": strategy, "discriminator_learning_rate": rate, "seed": seed}
+            done = [row for row in earlier if key.items() <= row.items()]
+            if not done:
+                done = [run(options, strategy, rate, seed)]
+                with store.open("a") as file:
+                    file.write(json.dumps(done[0]) + "\n")
+            results.append(done[0])
+            print(json.dumps(done[0]), flush=True)
     text = table(results)
     print(text)
     if options.report:
