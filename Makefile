@@ -6,6 +6,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint clean
 
+# Threads that wait by spinning take the cores from those with work, several times slower where other programs run too.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.anomalib-ckaad-installed
