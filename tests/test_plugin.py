@@ -52,8 +52,10 @@ def test_list_models_lists_it() -> None:
 
 
 def test_get_datamodule_finds_the_datamodules(tmp_path: Path) -> None:
+    init = {"root": str(tmp_path)}
     for name in plugin.DATAMODULES:
-        made = get_datamodule({"class_path": name, "init_args": {"root": str(tmp_path)}})
+        arguments = {"data": "Textures", "data_args": init} if name == "KnownAnomalies" else init
+        made = get_datamodule({"class_path": name, "init_args": arguments})
         assert type(made) is getattr(anomalib_ckaad, name)
 
 
