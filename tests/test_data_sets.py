@@ -154,9 +154,7 @@ def test_copies_of_test_images_are_not_learned_from(tmp_path: Path, caplog: pyte
     data.setup()
     assert data.known_types == {"tumor": 14}
     assert copied not in paths(data.known_data.samples)
-    assert (
-        f"Left out 1 known anomalies, as the same images are among the test images, such as {copied}." in caplog.text
-    )
+    assert f"Left out 1 known anomalies, as the same images are among the test images, such as {copied}." in caplog.text
     drawn = KnownAnomalies(ready(Br35H, tmp_path), count=14)
     drawn.setup()
     assert copied not in paths(drawn.known_data.samples)

@@ -113,7 +113,7 @@ print(anomalib_ckaad.__version__, {name.partition(".")[0] for name in set(sys.mo
 
 
 def test_package_offers_what_the_plugin_registers() -> None:
-    assert set(anomalib_ckaad.__all__) == {*plugin.MODELS, *plugin.DATAMODULES, "__version__"}
+    assert set(anomalib_ckaad.__all__) == {*plugin.MODELS, *plugin.DATAMODULES, *plugin.OTHERS, "__version__"}
     assert set(anomalib_ckaad.__all__) <= set(dir(anomalib_ckaad))
     for name in anomalib_ckaad.__all__:
         assert getattr(anomalib_ckaad, name) is getattr(anomalib_ckaad, name)
