@@ -7,13 +7,32 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # importing typing would take longer than all the rest; type checkers know this name
 if TYPE_CHECKING:
-    from anomalib_ckaad.data import KnownAnomalies, Textures
+    from anomalib_ckaad.data import (
+        ISIC2018,
+        OCT2017,
+        Br35H,
+        ChestXray,
+        CIFAR10OneClass,
+        KnownAnomalies,
+        Textures,
+    )
     from anomalib_ckaad.lightning_model import Ckaad
     from anomalib_ckaad.metrics import SeenUnseenEvaluator
 
 __version__ = "0.1.0"
 
-__all__ = ["Ckaad", "KnownAnomalies", "SeenUnseenEvaluator", "Textures", "__version__"]
+__all__ = [
+    "ISIC2018",
+    "OCT2017",
+    "Br35H",
+    "CIFAR10OneClass",
+    "ChestXray",
+    "Ckaad",
+    "KnownAnomalies",
+    "SeenUnseenEvaluator",
+    "Textures",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

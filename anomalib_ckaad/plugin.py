@@ -15,7 +15,10 @@ SUPPORTED = ((2, 7), (2, 8))  # from the first up to, not including, the second;
 
 # Public names and the modules that define them.
 MODELS: Mapping[str, str] = {"Ckaad": "anomalib_ckaad.lightning_model"}
-DATAMODULES: Mapping[str, str] = {"KnownAnomalies": "anomalib_ckaad.data", "Textures": "anomalib_ckaad.data"}
+DATAMODULES: Mapping[str, str] = dict.fromkeys(
+    ("Br35H", "CIFAR10OneClass", "ChestXray", "ISIC2018", "KnownAnomalies", "OCT2017", "Textures"),
+    "anomalib_ckaad.data",
+)
 
 # Names that anomalib has no place for: the package offers them, and configs name them in full.
 OTHERS: Mapping[str, str] = {"SeenUnseenEvaluator": "anomalib_ckaad.metrics"}

@@ -6,11 +6,20 @@ import pytest
 from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, MVTecAD
 
-from anomalib_ckaad import Ckaad
+from anomalib_ckaad import Ckaad, KnownAnomalies
 from anomalib_ckaad.config_files import config_names, config_path, config_summary
+from tests import paper_data
 from tests.mvtec_folder import SUBSETS, write_mvtec_folder
 
 PAPER = {"backbone": "wide_resnet50_2.tv_in1k", "layers": (1, 2, 3)}
+# data, batch size, epochs, pixels of the score, types, of the paper's set-ups with known anomalies
+KNOWN = {
+    "isic2018": ("ISIC2018", 64, 200, None, ("MEL",)),
+    "chest_xray": ("ChestXray", 32, 200, 100, None),
+    "oct2017": ("OCT2017", 32, 10, 100, ("CNV",)),
+    "br35h": ("Br35H", 64, 200, 100, None),
+    "cifar10": ("CIFAR10OneClass", 64, 200, 100, ("automobile",)),
+}
 
 
 def parse(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> AnomalibCLI:
@@ -24,7 +33,9 @@ def test_config_parses_and_instantiates(name: str, tmp_path: Path, monkeypatch: 
     cli = parse(name, tmp_path, monkeypatch)
     assert type(cli.model) is Ckaad
     assert isinstance(cli.datamodule, AnomalibDataModule)
-    assert cli.datamodule.val_split_mode not in {"same_as_test", "from_test"}
+    data = cli.datamodule.data if isinstance(cli.datamodule, KnownAnomalies) else cli.datamodule
+    assert data.val_split_mode not in {"none", "same_as_test", "from_test"}
+    assert data.seed is not None
     assert cli.datamodule.seed is not None  # else the held-out images change with every run
     assert cli.config["train"]["trainer"]["max_epochs"] > 0
     assert config_summary(name)
@@ -41,6 +52,59 @@ def test_industrial_configs_are_the_papers(
     assert type(cli.datamodule).__name__ == data
     assert cli.datamodule.train_batch_size == 16
     assert cli.config["train"]["trainer"]["max_epochs"] == 400
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_configs_with_known_anomalies_are_the_papers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, batch_size, epochs, pixels, types = KNOWN[name]
+    cli = parse(name, tmp_path, monkeypatch)
+    assert (cli.model.hparams["backbone"], cli.model.hparams["layers"]) == ("resnet18.tv_in1k", (2, 3))
+    assert (cli.model.learning_rate, cli.model.discriminator_learning_rate) == (1e-3, 1e-4)
+    assert cli.model.hparams["score_top_k"] == pixels
+    assert type(cli.datamodule) is KnownAnomalies
+    assert type(cli.datamodule.data).__name__ == cli.datamodule.name == data
+    assert (cli.datamodule.ratio, cli.datamodule.types, cli.datamodule.use) == (0.05, types, "train")
+    assert (cli.datamodule.train_batch_size, cli.datamodule.data.val_split_ratio) == (batch_size, 0.05)
+    assert cli.config["train"]["trainer"]["max_epochs"] == epochs
+
+
+@pytest.mark.parametrize(("name", "data"), [("mvtec_ad_known", "MVTecAD"), ("visa_known", "Visa")])
+def test_industrial_configs_with_known_anomalies_differ_from_the_others_by_these(
+    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = parse(name.removesuffix("_known"), tmp_path, monkeypatch)
+    cli = parse(name, tmp_path, monkeypatch)
+    assert type(cli.datamodule) is KnownAnomalies
+    assert type(cli.datamodule.data).__name__ == data
+    assert cli.datamodule.ratio == 0.05
+    assert dict(cli.model.hparams) == dict(plain.model.hparams)
+    sections = [run.config["train"] for run in (plain, cli)]
+    assert sections[0]["data"]["init_args"] == sections[1]["data"]["init_args"]["data"]["init_args"]
+    assert sections[0]["trainer"] == sections[1]["trainer"]
+
+
+def test_the_arguments_that_a_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper_data.isic2018(tmp_path / "elsewhere")
+    words = ["--data.data.root", str(tmp_path / "elsewhere" / "ISIC2018"), "--data.types", "[BCC]"]
+    data = parse("isic2018", tmp_path, monkeypatch, *words).datamodule
+    data.setup()
+    assert data.known_types == {"BCC": 2}
+    words = ["--data.data.normal_class", "cat", "--data.types", "[dog]", "--data.data.download", "true"]
+    data = parse("cifar10", tmp_path, monkeypatch, *words).datamodule
+    assert (data.category, data.types, data.data.download) == ("cat", ("dog",), True)
+
+
+def test_real_known_anomalies_leave_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mvtec_folder(tmp_path / "data" / "carpet")
+    words = ["--data.data.root", str(tmp_path / "data"), "--data.data.category", "carpet"]
+    words += ["--data.data.val_split_ratio", "0.25", "--data.ratio", "0.2"]
+    data = parse("mvtec_ad_known", tmp_path, monkeypatch, *words).datamodule
+    data.setup()
+    assert data.known_types == {"bad": 2}
+    assert len(data.test_data) == SUBSETS["test/good"] + SUBSETS["test/bad"] - 2
+    assert all("train/good" in Path(path).as_posix() for path in data.val_data.samples["image_path"])
 
 
 def test_held_out_images_are_normal_training_images_and_the_same_every_time(

@@ -52,8 +52,10 @@ def test_list_models_lists_it() -> None:
 
 
 def test_get_datamodule_finds_the_datamodules(tmp_path: Path) -> None:
+    init = {"root": str(tmp_path)}
     for name in plugin.DATAMODULES:
-        made = get_datamodule({"class_path": name, "init_args": {"root": str(tmp_path)}})
+        arguments = {"data": "Textures", "data_args": init} if name == "KnownAnomalies" else init
+        made = get_datamodule({"class_path": name, "init_args": arguments})
         assert type(made) is getattr(anomalib_ckaad, name)
 
 
@@ -111,7 +113,7 @@ print(anomalib_ckaad.__version__, {name.partition(".")[0] for name in set(sys.mo
 
 
 def test_package_offers_what_the_plugin_registers() -> None:
-    assert set(anomalib_ckaad.__all__) == {*plugin.MODELS, *plugin.DATAMODULES, "__version__"}
+    assert set(anomalib_ckaad.__all__) == {*plugin.MODELS, *plugin.DATAMODULES, *plugin.OTHERS, "__version__"}
     assert set(anomalib_ckaad.__all__) <= set(dir(anomalib_ckaad))
     for name in anomalib_ckaad.__all__:
         assert getattr(anomalib_ckaad, name) is getattr(anomalib_ckaad, name)

@@ -15,7 +15,13 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
-from anomalib_ckaad.data.known_selection import KnownAnomaliesError, choose, read_folder, refuse_overlap
+from anomalib_ckaad.data.known_selection import (
+    KnownAnomaliesError,
+    choose,
+    find_overlap,
+    read_folder,
+    refuse_overlap,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +31,9 @@ class KnownAnomalies(AnomalibDataModule):
 
     A training batch has ``train_batch_size`` normal images of the wrapped data and min(``train_batch_size``, known)
     known anomalies. They come from a folder of your own, or from the data set: from its training images where these
-    hold anomalies, else from its test images, which they then leave, as they leave the validation images. Validation
-    and test are otherwise the wrapped data's.
+    hold anomalies (in ``train_data``, or apart from it in samples called ``train_anomalies``), else from its test
+    images, which they then leave, as they leave the validation images. Validation and test are otherwise the wrapped
+    data's.
 
     Args:
         data: The datamodule to wrap: an instance, or ``class_path`` and ``init_args``, or a name.
@@ -117,21 +124,15 @@ class KnownAnomalies(AnomalibDataModule):
         )
         train = self.train_data.samples
         is_anomalous = train.label_index == LabelName.ABNORMAL
-        own, normal = train[is_anomalous], train[~is_anomalous]
-        known = self._choose_known(own, normal)
+        # Data sets whose own training images are partly anomalous may keep those out of their training data.
+        own, normal = getattr(self.data, "train_anomalies", train[is_anomalous]), train[~is_anomalous]
+        known = self._choose_known(self._without_copies(own, normal), normal)
         taken = set(known.image_path)
         self._set_samples("train_data", normal, masks=False)
         for subset in ("val_data", "test_data"):
             samples = getattr(self, subset).samples
             self._set_samples(subset, samples[~samples.image_path.isin(taken)])
-        refuse_overlap(
-            known.image_path,
-            {
-                "validation": self.val_data.samples.image_path,
-                "test": self.test_data.samples.image_path,
-                "normal training": normal.image_path,
-            },
-        )
+        refuse_overlap(known.image_path, self._others(normal))
         if self.reserve is not None:
             known = known.sample(frac=1, random_state=self.draw_seed).iloc[: self.count]
         self.known_data = copy.deepcopy(self.train_data)
@@ -152,6 +153,32 @@ class KnownAnomalies(AnomalibDataModule):
         known = ", ".join(f"{count} {name}" for name, count in sorted(self.known_types.items()))
         total = sum(self.known_types.values())
         return f"Learning from {len(self.train_data)} normal images and {total} known anomalies ({known})."
+
+    def _others(self, normal: pd.DataFrame) -> dict[str, pd.Series]:
+        """Paths of the images that no known anomaly may be among."""
+        return {
+            "validation": self.val_data.samples.image_path,
+            "test": self.test_data.samples.image_path,
+            "normal training": normal.image_path,
+        }
+
+    def _without_copies(self, own: pd.DataFrame, normal: pd.DataFrame) -> pd.DataFrame:
+        """Own training anomalies without those that are tested on as well: some public data sets have duplicates.
+
+        Only the ones that would be chosen are read, as there may be many.
+        """
+        while self.known_anomaly_dir is None and not own.empty:
+            chosen = self._choose_known(own, normal)
+            overlap = find_overlap(chosen.image_path, self._others(normal))
+            copies = {one for pairs in overlap.values() for one, _ in pairs}
+            if not copies or len(copies) == len(own):
+                break
+            logger.warning(
+                "Left out %d known anomalies, as the same images are among the %s images, such as %s.",
+                *(len(copies), " and ".join(overlap), min(copies)),
+            )
+            own = own[~own.image_path.isin(copies)]
+        return own
 
     def _choose_known(self, own: pd.DataFrame, normal: pd.DataFrame) -> pd.DataFrame:
         pool = own
@@ -176,7 +203,7 @@ class KnownAnomalies(AnomalibDataModule):
 
     def _as_samples(self, known: pd.DataFrame) -> pd.DataFrame:
         """Rows for the training set's own kind of data set; no mask, so that none can be read."""
-        rows = known.reindex(columns=[*self.train_data.samples.columns, "type"]).assign(
+        rows = known.reindex(columns=list(dict.fromkeys([*self.train_data.samples.columns, "type"]))).assign(
             split="train", label_index=int(LabelName.ABNORMAL), mask_path=""
         )
         return rows.astype({"label_index": "Int64"})

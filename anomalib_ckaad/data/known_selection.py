@@ -104,6 +104,35 @@ def _digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def find_overlap(known: Iterable[str], others: Mapping[str, Iterable[str]]) -> dict[str, list[tuple[str, str]]]:
+    """Find known anomalies that are also somewhere else, by path and by content.
+
+    Args:
+        known: Paths of the known anomalies.
+        others: Paths of the images they must not be among, by what these are.
+
+    Returns:
+        Pairs of a known anomaly and the image that it also is, by what the latter is; without the empty ones.
+    """
+    by_path, by_digest = {}, {}
+    for path in known:
+        by_path[Path(path).resolve()] = path
+        by_digest[_digest(path)] = path
+    sizes = {Path(path).stat().st_size for path in by_path.values()}
+    found = {}
+    for name, paths in others.items():
+        pairs = []
+        for path in paths:
+            same = by_path.get(Path(path).resolve())
+            if same is None and Path(path).stat().st_size in sizes:  # reading every file would take long
+                same = by_digest.get(_digest(path))
+            if same is not None:
+                pairs.append((same, path))
+        if pairs:
+            found[name] = pairs
+    return found
+
+
 def refuse_overlap(known: Iterable[str], others: Mapping[str, Iterable[str]]) -> None:
     """Refuse known anomalies that are also somewhere else, by path and by content.
 
@@ -114,26 +143,14 @@ def refuse_overlap(known: Iterable[str], others: Mapping[str, Iterable[str]]) ->
     Raises:
         KnownAnomaliesError: If there is overlap; the message names the files.
     """
-    by_path, by_digest = {}, {}
-    for path in known:
-        by_path[Path(path).resolve()] = path
-        by_digest[_digest(path)] = path
-    sizes = {Path(path).stat().st_size for path in by_path.values()}
-    for name, paths in others.items():
-        pairs = []
-        for path in paths:
-            same = by_path.get(Path(path).resolve())
-            if same is None and Path(path).stat().st_size in sizes:  # reading every file would take long
-                same = by_digest.get(_digest(path))
-            if same is not None:
-                pairs.append(f"{same} = {path}")
-        if pairs:
-            shown = "; ".join(pairs[:3]) + (f"; and {len(pairs) - 3} more" if len(pairs) > 3 else "")  # noqa: PLR2004
-            msg = (
-                f"Expected known anomalies that are not among the {name} images, got {len(pairs)} in both ({shown}). "
-                "Do take them out of one of the two."
-            )
-            raise KnownAnomaliesError(msg)
+    for name, pairs in find_overlap(known, others).items():
+        shown = "; ".join(f"{one} = {other}" for one, other in pairs[:3])
+        shown += f"; and {len(pairs) - 3} more" if len(pairs) > 3 else ""  # noqa: PLR2004
+        msg = (
+            f"Expected known anomalies that are not among the {name} images, got {len(pairs)} in both ({shown}). "
+            "Do take them out of one of the two."
+        )
+        raise KnownAnomaliesError(msg)
 
 
 def read_folder(folder: Path, extensions: Iterable[str]) -> DataFrame:

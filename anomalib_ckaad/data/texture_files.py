@@ -2,14 +2,13 @@
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
 
+from anomalib_ckaad.data.atomic_folder import write_at_once
 from anomalib_ckaad.data.texture_images import CATEGORIES, DEFECTS, Category, Part, make_image
 
 GENERATOR_VERSION: Final = 1
@@ -100,22 +99,10 @@ def write_textures(root: Path, parameters: TextureParameters) -> bool:
     if folder.exists():
         check_textures(folder, parameters)
         return False
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{parameters.category}-", dir=root))
-    try:
-        _write_images(temporary, parameters)
-        # mkdtemp makes a folder for its owner alone; the set is as public as its root
-        temporary.chmod(root.stat().st_mode & 0o777)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-            check_textures(folder, parameters)
-            return False
-        return True
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if not write_at_once(folder, lambda temporary: _write_images(temporary, parameters)):
+        check_textures(folder, parameters)
+        return False
+    return True
 
 
 def check_textures(folder: Path, parameters: TextureParameters) -> None:
