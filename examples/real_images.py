@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_ckaad import Ckaad
 from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
+from anomalib_ckaad.data.known_selection import find_overlap
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
@@ -68,12 +69,17 @@ def images_in(folder: Path) -> list[str]:
 
 
 def find_known(data: Path, normal: str, types: list[str], count: int, seed: int) -> list[str]:
-    """Known anomalies: all of ``train/<type>`` if there are any, else ``count`` drawn from each ``test/<type>``."""
+    """Known anomalies: all of ``train/<type>`` if there are any, else ``count`` drawn from each ``test/<type>``.
+
+    A training image that is byte for byte a test image is left out: public data sets have such copies.
+    """
     in_train = [
         path for folder in sorted((data / "train").iterdir()) if folder.name != normal for path in images_in(folder)
     ]
     if in_train:
-        return in_train
+        tested = [path for folder in (data / "test").iterdir() for path in images_in(folder)]
+        copies = {one for one, _ in find_overlap(in_train, {"test": tested}).get("test", [])}
+        return [path for path in in_train if path not in copies]
     return [path for name in types for path in random.Random(seed).sample(images_in(data / "test" / name), count)]
 
 
