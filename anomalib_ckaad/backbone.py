@@ -91,7 +91,7 @@ def resolve_layers(backbone: str, layers: Sequence[str | int]) -> tuple[Stage, .
         raise ValueError(msg)
     chosen: list[Stage] = []
     for layer in layers:
-        is_number = isinstance(layer, int) or str(layer).isdecimal()
+        is_number = (isinstance(layer, int) and not isinstance(layer, bool)) or str(layer).isdecimal()
         found = [s for s in stages if (s.number == int(layer) if is_number else s.name == layer)]
         if len(found) != 1:
             problem = "more than one stage has this number" if found else "there is no such stage"
@@ -130,13 +130,12 @@ def describe(backbone: str, layers: Sequence[str | int]) -> Architecture:
         widths=widths,
     )
     model = build_on_meta(backbone)
-    if not isinstance(model, ResNet):
-        return replace(architecture, output_relu=False)
+    block = next(model.get_submodule("layer1").children()) if isinstance(model, ResNet) else None
+    if not isinstance(block, BasicBlock | Bottleneck):  # some descendants of ResNet have blocks of their own
+        return architecture
     for stride in [stride for stride in widths if stride > deepest.stride]:
         widths[stride] = deepest.channels * stride // deepest.stride
-    layers_of_blocks = [list(getattr(model, f"layer{number}")) for number in range(1, 5)]
-    depths = tuple(len(blocks) for blocks in layers_of_blocks)
-    block = layers_of_blocks[0][0]
+    depths = tuple(len(getattr(model, f"layer{number}")) for number in range(1, 5))
     if isinstance(block, Bottleneck):
         width, groups = block.conv2.out_channels, block.conv2.groups
         return replace(
@@ -147,9 +146,6 @@ def describe(backbone: str, layers: Sequence[str | int]) -> Architecture:
             encoder_depth=depths[0],
             decoder_depths=depths,
         )
-    if not isinstance(block, BasicBlock):
-        msg = f"Expected a ResNet of basic or bottleneck blocks, got {type(block).__name__} in {backbone}."
-        raise TypeError(msg)
     return replace(architecture, encoder_depth=depths[0], decoder_depths=depths)
 
 
@@ -178,6 +174,13 @@ class FrozenBackbone(nn.Module):
         self.network.to(memory_format=torch.channels_last)  # up to twice as fast on CPUs, depthwise convolutions most
         self.requires_grad_(requires_grad=False)
         self.eval()
+
+    @torch.no_grad()
+    def is_never_negative(self) -> bool:
+        """Whether all chosen stages end in a ReLU or the like, seen on an image of noise."""
+        size = max(96, 3 * self.stages[-1].stride)
+        noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        return all(bool((feature >= 0).all()) for feature in self(noise))
 
     def train(self, mode: bool = True) -> "FrozenBackbone":  # noqa: FBT001, FBT002 - torch's signature
         """Stay in evaluation mode: running statistics belong to the pre-training."""

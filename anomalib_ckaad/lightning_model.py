@@ -113,7 +113,7 @@ class Ckaad(AnomalibModule):
     def __init__(
         self,
         backbone: str = DEFAULT_BACKBONE,
-        layers: Sequence[int | str] = (1, 2, 3),
+        layers: Sequence[int | str] | int | str = (1, 2, 3),
         pre_trained: bool = True,  # noqa: FBT001, FBT002 - keyword arguments of a config file
         weights: str | Path | None = None,
         warm_start: str | Path | None = None,
@@ -138,10 +138,10 @@ class Ckaad(AnomalibModule):
         visualizer: Visualizer | bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
-        layers = tuple(layers)
+        layers = (layers,) if isinstance(layers, int | str) else tuple(layers)
         weights = None if weights is None else str(weights)
         warm_start = None if warm_start is None else str(warm_start)
-        image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        image_size = (image_size, image_size) if isinstance(image_size, int | str) else tuple(image_size)
         check_arguments(
             strategy=strategy,
             norm=norm,
@@ -209,16 +209,17 @@ class Ckaad(AnomalibModule):
         if trainer is None or getattr(trainer, "fit_loop", None) is None:
             return
         if trainer.fit_loop.max_epochs is None and trainer.max_steps == -1:
-            kind = type(datamodule_of(trainer)).__name__
+            datamodule = datamodule_of(trainer)
+            kind = type(getattr(datamodule, "data", datamodule)).__name__  # KnownAnomalies wraps what counts
             trainer.fit_loop.max_epochs = PAPER_EPOCHS.get(kind, PAPER_EPOCHS_ELSEWHERE)
 
     def setup(self, stage: str) -> None:
-        """Refuse unusable training images before anything is computed."""
+        """Refuse unusable images before anything is computed, those of the test with them."""
         super().setup(stage)
-        if stage == "fit":
-            samples = getattr(getattr(datamodule_of(self.trainer), "train_data", None), "samples", None)
-            if samples is not None:
-                check_image_files(samples.image_path)
+        for subset in ("train_data", "val_data", "test_data"):
+            samples = getattr(getattr(datamodule_of(self.trainer), subset, None), "samples", None)
+            if samples is not None and (stage == "fit" or subset == "test_data"):
+                check_image_files(samples.image_path, may_be_empty=subset != "train_data")
 
     def on_fit_start(self) -> None:
         """Fetch the backbone's weights unless a checkpoint brought them, and set the random state."""
@@ -242,6 +243,16 @@ class Ckaad(AnomalibModule):
             self._random_state = None
         elif self.seed is not None:
             pl.seed_everything(self.seed, workers=True, verbose=False)
+
+    def on_train_epoch_end(self) -> None:
+        """Stop before a checkpoint is written of weights that give no finite error on held-out images."""
+        error = self.trainer.callback_metrics.get("val_reconstruction")
+        if error is not None and not bool(torch.isfinite(error)):
+            msg = (
+                f"Expected a finite error of the validation images, got {error.item()} after epoch "
+                f"{self.current_epoch}. Do lower learning_rate; the last checkpoint is untouched."
+            )
+            raise NonFiniteLossError(msg)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the auto-encoder, and for the discriminator if there is one, each with betas (0.5, 0.999)."""
@@ -271,7 +282,7 @@ class Ckaad(AnomalibModule):
             )
         except NonFiniteLossError as error:
             step = self.trainer.fit_loop.total_batch_idx
-            msg = f"{error} Stopped at step {step} in epoch {self.current_epoch}."
+            msg = f"Step {step}, epoch {self.current_epoch}: {error}"
             raise NonFiniteLossError(msg) from error
         for name, value in losses.items():
             self.log(name, value, on_step=True, on_epoch=True, prog_bar=name in SHOWN_LOSSES, batch_size=len(images))

@@ -170,13 +170,13 @@ def generator_loss(reconstruction_energies: Sequence[Tensor]) -> Tensor:
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss is not a finite number; raised before it reaches any weight."""
+    """A loss or gradient is not a finite number; raised before it reaches any weight."""
 
 
-def _require_finite(name: str, loss: Tensor) -> None:
-    if not bool(torch.isfinite(loss)):
+def _require_finite(name: str, value: Tensor) -> None:
+    if not bool(torch.isfinite(value)):
         msg = (
-            f"Expected a finite {name} loss, got {loss.item()}. "
+            f"Expected a finite {name}, got {value.item()}. "
             "Do lower learning_rate or discriminator_learning_rate, or look for damaged images; "
             "the last checkpoint is untouched."
         )
@@ -229,7 +229,7 @@ def alternating_step(
         ``discriminator_gradient_norm`` (before clipping).
 
     Raises:
-        NonFiniteLossError: If a loss is NaN or infinite; no weight has been touched by it.
+        NonFiniteLossError: If a loss or a gradient is NaN or infinite; no weight has been touched by it.
     """
     report: dict[str, Tensor] = {}
     reconstructions = auto_encoder(features)
@@ -243,16 +243,17 @@ def alternating_step(
             balance=objective.balance,
             knowledge=objective.strategy.knowledge,
         )
-        _require_finite("discriminator", loss)
+        _require_finite("discriminator loss", loss)
         discriminator_optimizer.zero_grad()
         backward(loss)
         norm = nn.utils.clip_grad_norm_(discriminator.parameters(), gradient_clip_norm)
+        _require_finite("gradient of the discriminator", norm)
         discriminator_optimizer.step()
         report |= {"discriminator": loss.detach(), "discriminator_gradient_norm": norm.detach()}
 
     weight = objective.subtraction_weight if objective.strategy.subtraction else 0.0
     total = reconstruction_loss(reconstruction_error(features, reconstructions), is_anomalous, weight)
-    _require_finite("reconstruction", total)
+    _require_finite("reconstruction loss", total)
     report["reconstruction"] = total.detach()
     auto_encoder_optimizer.zero_grad()
     if discriminator is None:
@@ -260,8 +261,10 @@ def alternating_step(
     else:
         with _without_gradients_into(discriminator):
             adversarial = generator_loss([score.abs() for score in discriminator(reconstructions)])
-            _require_finite("generator", adversarial)
+            _require_finite("generator loss", adversarial)
             backward(total + objective.adversarial_weight * adversarial)
         report["generator"] = adversarial.detach()
+    gradients = [parameter.grad for parameter in auto_encoder.parameters() if parameter.grad is not None]
+    _require_finite("gradient of the auto-encoder", nn.utils.get_total_norm(gradients))
     auto_encoder_optimizer.step()
     return report

@@ -20,7 +20,8 @@ class CkaadModel(nn.Module):
         layers: Names or numbers of the stages whose features are reconstructed.
         norm: Normalization of the auto-encoder.
         score_top_k: Number of pixels of the map whose mean is the image score; None for all.
-        output_relu: Whether reconstructions end in a ReLU; None leaves it to ``describe``.
+        output_relu: Whether reconstructions end in a ReLU; None asks the backbone whether its features ever
+            are negative.
 
     Raises:
         ValueError: If the backbone or a layer is unknown.
@@ -37,8 +38,9 @@ class CkaadModel(nn.Module):
         super().__init__()
         self.backbone = FrozenBackbone(backbone, layers)
         architecture = describe(backbone, layers)
-        if output_relu is not None:
-            architecture = replace(architecture, output_relu=output_relu)
+        # A ReLU cannot give signed features back, and spares features that are never negative impossible values.
+        output_relu = self.backbone.is_never_negative() if output_relu is None else output_relu
+        architecture = replace(architecture, output_relu=output_relu)
         self.auto_encoder = FeatureAutoEncoder(architecture, norm)
         self.score_top_k = score_top_k
 

@@ -11,6 +11,7 @@ import pytest
 
 import anomalib_ckaad
 from anomalib_ckaad import cli, config_files
+from anomalib_ckaad.__main__ import find_sentence
 
 
 def call(*arguments: str) -> int:
@@ -128,3 +129,28 @@ def test_any_other_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     replace_demo(monkeypatch, lambda *_: raise_(ValueError("too many values to unpack")))
     with pytest.raises(ValueError, match="too many values to unpack"):
         call("demo")
+
+
+JSONARGPARSE = """Does not validate against any of the Union subtypes
+Errors:
+  - Expected a <class 'NoneType'>
+  - Expected each layer once, got 2 twice in [2, 2]. Do remove one.
+Given value type: <class 'jsonargparse._namespace.Namespace'>"""
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("Expected a, got b. Do c."), "Expected a, got b. Do c."),
+        (ValueError(JSONARGPARSE), "Expected each layer once, got 2 twice in [2, 2]. Do remove one."),
+        (ValueError("Step 3, epoch 1: Expected a finite loss, got nan. Do lower it; all is well."), None),
+        (ValueError("Expected 2 channels, got 3"), None),
+        (KeyError("x"), None),
+    ],
+)
+def test_own_sentences_are_found_in_what_others_wrap_around_them(error: Exception, sentence: str | None) -> None:
+    expected = str(error) if str(error).startswith("Step") else sentence
+    assert find_sentence(error) == expected
+    outer = RuntimeError("outer")
+    outer.__cause__ = error
+    assert find_sentence(outer) == expected

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_ckaad import lightning_model
+from anomalib_ckaad.data import KnownAnomalies
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.objectives import STRATEGIES, NonFiniteLossError
 from tests.conftest import make_folder_data, write_images
@@ -231,6 +232,17 @@ def test_epochs_of_the_papers_industrial_data(folder_root: Path, tmp_path: Path)
     assert engine.trainer.max_epochs == 400
 
 
+def test_epochs_of_what_known_anomalies_wrap(folder_root: Path, tmp_path: Path) -> None:
+    class Visa(Folder):
+        """Called as anomalib's."""
+
+    data = make_folder_data(folder_root)
+    data.__class__ = Visa
+    engine = make_engine(tmp_path, max_epochs=None, limit_train_batches=0)
+    engine.fit(make_model(), datamodule=KnownAnomalies(data, count=1))
+    assert engine.trainer.max_epochs == 400
+
+
 def test_a_limit_of_steps_is_kept(folder_root: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path, max_epochs=None, max_steps=2)
     engine.fit(make_model(), datamodule=make_folder_data(folder_root))
@@ -386,6 +398,15 @@ def test_unusable_images_are_named(break_it: Any, error: type[Exception], messag
         make_engine(tmp_path).fit(make_model(), datamodule=data)
 
 
+def test_unusable_test_images_are_found_before_training(tmp_path: Path) -> None:
+    for name in ("good", "test_good", "bad"):
+        write_images(tmp_path / "data" / name, 3)
+    (tmp_path / "data" / "bad" / "001.png").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"Expected a readable image, got .*bad/001\.png"):
+        make_engine(tmp_path).fit(make_model(), datamodule=make_folder_data(tmp_path / "data"))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder_root: Path, tmp_path: Path) -> None:
     class Poison(Callback):
         def on_train_epoch_start(self, trainer: Any, pl_module: Ckaad) -> None:
@@ -393,13 +414,25 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder_root: Path, 
                 next(pl_module.model.auto_encoder.parameters()).data.fill_(torch.nan)
 
     engine = make_engine(tmp_path, max_epochs=3, callbacks=[Poison()])
-    with pytest.raises(NonFiniteLossError, match=r"Expected a finite .* loss, got nan\..* step 2"):
+    with pytest.raises(NonFiniteLossError, match=r"Step 2, epoch 1: Expected a finite .* loss, got nan\. Do lower"):
         engine.fit(make_model(), datamodule=make_folder_data(folder_root))
     content = torch.load(engine.best_model_path, weights_only=True)
     assert all(
         torch.isfinite(value).all() for name, value in content["state_dict"].items() if name.startswith("model.")
     )
     assert Ckaad.load_from_checkpoint(engine.best_model_path)
+
+
+def test_a_last_step_that_diverges_leaves_no_checkpoint(folder_root: Path, tmp_path: Path) -> None:
+    class Poison(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Ckaad, *args: Any) -> None:
+            if trainer.is_last_batch:
+                next(pl_module.model.auto_encoder.parameters()).data.fill_(torch.nan)
+
+    engine = make_engine(tmp_path, callbacks=[Poison()])
+    with pytest.raises(NonFiniteLossError, match=r"Expected a finite error of the validation images, got nan"):
+        engine.fit(make_model(), datamodule=make_folder_data(folder_root))
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 @pytest.mark.parametrize(
@@ -414,7 +447,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder_root: Path, 
         ({"score_top_k": 5000}, r"Expected score_top_k of at most 4096, the pixels of the anomaly map, got 5000"),
         ({"image_size": (64,)}, r"Expected image_size to be one or two numbers of pixels, got \(64,\)"),
         ({"image_size": 32}, r"Expected images of at least 48x48 pixels for layer layer3 of resnet18, got 32x32"),
-        ({"seed": -1}, r"Expected seed to be a whole number of at least 0, or None, got -1"),
+        ({"seed": -1}, r"Expected seed to be a whole number in \[0, 2\^32\), or None, got -1"),
+        ({"image_size": "64"}, r"Expected image_size to be one or two numbers of pixels, got \('64', '64'\)"),
+        ({"seed": 2**40}, r"Expected seed to be a whole number in"),
+        ({"layers": (True,)}, r"Expected layers of resnet18, got True: there is no such stage"),
         ({"layers": (2, 2)}, r"Expected each layer once, got 2 twice"),
         ({"layers": (9,)}, r"Expected layers of resnet18, got 9: there is no such stage"),
         ({"backbone": "resnet_18"}, r"Expected the name of a timm model, got backbone 'resnet_18'"),

@@ -18,6 +18,7 @@ BACKBONES = [
     "mobilenetv3_small_050",
     "convnext_atto",
     "regnety_002",
+    "resnest14d",
 ]
 ODD_SIZES = [(48, 48), (64, 96), (61, 75), (50, 49)]
 
@@ -150,6 +151,24 @@ def test_resnets_are_the_references() -> None:
         assert architecture.output_relu
     assert describe("wide_resnet50_2", (1,)).width_ratio == 0.5
     assert describe("resnet50", (1,)).width_ratio == 0.25
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        ("resnet18", True),
+        ("regnety_002", True),
+        ("resnest14d", True),
+        ("tf_efficientnet_lite0", False),
+        ("convnext_atto", False),
+    ],
+)
+def test_reconstructions_end_in_a_relu_where_features_do(backbone: str, expected: bool) -> None:
+    model = CkaadModel(backbone, (1, 2, 3))
+    features, reconstructions = model.reconstruct(torch.randn(1, 3, 64, 64))
+    assert all(bool((f >= 0).all()) is expected for f in features)
+    assert all(bool((g >= 0).all()) is expected for g in reconstructions)
+    assert CkaadModel(backbone, (1, 2), output_relu=not expected).auto_encoder.architecture.output_relu is not expected
 
 
 def test_no_convolution_has_a_bias_and_every_norm_has_parameters() -> None:

@@ -14,13 +14,14 @@ class ImageFileError(ValueError):
     """A training image is missing, unreadable, or of a kind that anomalib would damage in silence."""
 
 
-def check_image_files(paths: Iterable[str | Path]) -> None:
+def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False) -> None:
     """Read the header of every image; grey-scale, palette and RGBA images pass, as anomalib makes RGB of them.
 
     Headers cost a fraction of a millisecond each. A file that is cut off behind its header is found when it is read.
 
     Args:
-        paths: Paths of the training images.
+        paths: Paths of the images.
+        may_be_empty: Whether no image at all is fine, as it is for validation.
 
     Raises:
         ImageFileError: If there is none, or one is not an image, or has more than 8 bits a channel: anomalib cuts
@@ -40,7 +41,7 @@ def check_image_files(paths: Iterable[str | Path]) -> None:
                 "Do convert it to 8 bits with the range of intensities that matters."
             )
             raise ImageFileError(msg)
-    if not count:
+    if not count and not may_be_empty:
         msg = "Expected at least one training image, got none. Do check the data's root and normal_dir."
         raise ImageFileError(msg)
 
