@@ -21,6 +21,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomalib_ckaad.study.sections import markdown_table, write_section
+
 ROOT = Path(__file__).resolve().parent.parent
 HOOK_FILES = [ROOT / f"anomalib_ckaad_startup.{ending}" for ending in ("py", "pth", "start")]
 LINE = HOOK_FILES[1].read_text(encoding="utf-8")
@@ -102,13 +104,21 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What the start-up hook costs every interpreter of an environment.")
     parser.add_argument("--repeats", type=int, default=100, help="rounds to measure, at least 2; default: %(default)s")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--report", type=Path, help="Markdown file whose section `startup` gets the table")
+    options = parser.parse_args()
+    repeats = options.repeats
     if repeats < 2:  # noqa: PLR2004  # quartiles need two values
         parser.error(f"Expected --repeats of at least 2, got {repeats}. Do leave it out for 100.")
     summary = {name: summarize(values) for name, values in measure(repeats).items()}
     print(f"{'milliseconds':<32}{'median':>10}{'lower':>10}{'upper':>10}   (quartiles of {repeats} rounds)")
     for name, row in summary.items():
         print(f"{name:<32}{row['median']:>10.3f}{row['lower']:>10.3f}{row['upper']:>10.3f}")
+    if options.report:
+        rows = [
+            {"milliseconds": name, **{key: f"{value:.2f}" for key, value in row.items()}}
+            for name, row in summary.items()
+        ]
+        write_section(options.report, "startup", markdown_table(rows))
     print(json.dumps({"python": sys.version.split()[0], "repeats": repeats, "milliseconds": summary}))
 
 

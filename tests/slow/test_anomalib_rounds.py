@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import openvino
 import pytest
+import torch
 from anomalib.data import Folder
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 
+from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 
 pytestmark = pytest.mark.slow
@@ -85,3 +88,17 @@ def test_export(export_type: ExportType, project: Path, folder_root: Path) -> No
         onnx_kwargs={"opset_version": 18},
     )
     assert path.exists()
+
+
+@pytest.mark.parametrize("score_top_k", [100, None])
+def test_openvino_gives_the_same_scores_at_any_batch_and_size(score_top_k: int | None, tmp_path: Path) -> None:
+    model = Ckaad("tf_efficientnet_lite0", weights="package", image_size=64, score_top_k=score_top_k, seed=0).eval()
+    path = model.to_openvino(tmp_path, onnx_kwargs={"opset_version": 18})
+    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for batch, height, width in ((1, 64, 64), (3, 100, 81), (8, 50, 96)):
+        images = torch.rand(batch, 3, height, width)
+        with torch.no_grad():
+            expected = model.model(model.pre_processor(images))
+        outputs = compiled(images.numpy())
+        assert outputs["pred_score"] == pytest.approx(expected.pred_score.numpy(), abs=1e-4)
+        assert outputs["anomaly_map"] == pytest.approx(expected.anomaly_map.numpy(), abs=1e-4)
