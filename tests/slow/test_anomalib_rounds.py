@@ -13,7 +13,7 @@ from anomalib.models import AnomalibModule, get_model, list_models
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def fresh(folder_root: Path, project: Path) -> tuple[AnomalibModule, Folder, Engine]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import write_images
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DOCS = Path(__file__).parents[2] / "docs"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import write_images
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
