@@ -290,7 +290,7 @@ class Ckaad(AnomalibModule):
 
     def _training_images(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Normal images, then anomalous ones; which are which as booleans (N,)."""
-        images, labels = _images_and_labels(batch)
+        images, labels = self._images_and_labels(batch)
         if not self.objective.strategy.needs_anomalies:
             images, labels = images[~labels], labels[~labels]
         make = self._synthesize if self._may_synthesize else None
@@ -313,7 +313,7 @@ class Ckaad(AnomalibModule):
     def validation_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ANN401 - Lightning's type has no batches
         """Score a batch, and log the error of its normal images."""
         del batch_idx
-        images, labels = _images_and_labels(batch)
+        images, labels = self._images_and_labels(batch)
         features, reconstructions = self.model.reconstruct(images)
         error = reconstruction_error(features, reconstructions)[~labels]
         if len(error):
@@ -323,13 +323,20 @@ class Ckaad(AnomalibModule):
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
         """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
         del batch_idx, args, kwargs
-        images, _ = _images_and_labels(batch)
+        images, _ = self._images_and_labels(batch)
         return add_predictions(batch, self.model.forward(images))
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ANN401
         """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
         del dataloader_idx
         return self.test_step(batch, batch_idx)
+
+    def _images_and_labels(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) and whether each is anomalous (N,); items without a label count as normal."""
+        # Lightning's double precision does not reach into anomalib's batches.
+        images = torch.as_tensor(batch.image).to(torch.float64 if self.dtype == torch.float64 else None)
+        labels = torch.zeros(len(images)) if batch.gt_label is None else batch.gt_label
+        return images, labels.to(images.device, torch.bool)
 
     def on_test_end(self) -> None:
         """Write the test metrics beside the checkpoint that was tested."""
@@ -385,10 +392,3 @@ class Ckaad(AnomalibModule):
     def learning_type(self) -> LearningType:
         """One class: the only type that anomalib trains; known anomalies come in the batch."""
         return LearningType.ONE_CLASS
-
-
-def _images_and_labels(batch: ImageBatch) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) and whether each is anomalous (N,); items without a label count as normal."""
-    images: Tensor = torch.as_tensor(batch.image)
-    labels = torch.zeros(len(images)) if batch.gt_label is None else batch.gt_label
-    return images, labels.to(images.device, torch.bool)

@@ -8,25 +8,19 @@ drawn from each ``test/<type>`` named by ``--known-types`` and taken out of the 
 """
 
 import argparse
-import copy
 import itertools
 import json
 import logging
-import random
 import statistics
 import time
 import warnings
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 from anomalib.data import Folder
 from anomalib.engine import Engine
-from torch.utils.data import DataLoader
 
-from anomalib_ckaad import Ckaad
-from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
-from anomalib_ckaad.data.known_selection import find_overlap
+from anomalib_ckaad import Ckaad, KnownAnomalies
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
@@ -34,33 +28,13 @@ WITHOUT_DISCRIMINATOR = {"recon", "recon_sub"}
 IMAGES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"}
 
 
-class FolderWithKnownAnomalies(Folder):
-    """anomalib's ``Folder`` whose training batches also carry known anomalies, which are in no other split."""
+class FolderWithTrainAnomalies(Folder):
+    """anomalib's ``Folder`` that offers the anomalies of ``train/<type>`` to ``KnownAnomalies``, if there are any."""
 
-    def __init__(self, known: list[str], **arguments: object) -> None:
+    def __init__(self, train_anomalies: list[str], **arguments: object) -> None:
         super().__init__(**arguments)
-        self.known = known
-
-    def setup(self, stage: str | None = None) -> None:
-        """Take the known anomalies out of the test images; training needs no masks."""
-        super().setup(stage)
-        self.test_data.samples = self.test_data.samples[~self.test_data.samples.image_path.isin(self.known)]
-        self.train_data.samples.attrs["task"] = "classification"
-        self.known_data = copy.deepcopy(self.train_data)
-        rows = {"image_path": self.known, "label": "abnormal", "label_index": 1, "mask_path": "", "split": "train"}
-        self.known_data.samples = pd.DataFrame(rows).astype({"label_index": "Int64"})
-        self.known_data.samples.attrs["task"] = "classification"
-
-    def train_dataloader(self) -> DataLoader:
-        """Batches of normal images and known anomalies."""
-        batches = KnownAnomalyBatches(len(self.train_data), len(self.known_data), self.train_batch_size)
-        return DataLoader(
-            NormalAndKnown(self.train_data, self.known_data),
-            sampler=batches,
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=self.train_data.collate_fn,
-        )
+        labels = {"label": "abnormal", "label_index": 1, "split": "train"}
+        self.train_anomalies = pd.DataFrame({"image_path": train_anomalies}).assign(**labels)
 
 
 def images_in(folder: Path) -> list[str]:
@@ -68,33 +42,19 @@ def images_in(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.glob("*") if path.suffix.lower() in IMAGES)
 
 
-def find_known(data: Path, normal: str, types: list[str], count: int, seed: int) -> list[str]:
-    """Known anomalies: all of ``train/<type>`` if there are any, else ``count`` drawn from each ``test/<type>``.
-
-    A training image that is byte for byte a test image is left out: public data sets have such copies.
-    """
-    in_train = [
-        path for folder in sorted((data / "train").iterdir()) if folder.name != normal for path in images_in(folder)
-    ]
-    if in_train:
-        tested = [path for folder in (data / "test").iterdir() for path in images_in(folder)]
-        copies = {one for one, _ in find_overlap(in_train, {"test": tested}).get("test", [])}
-        return [path for path in in_train if path not in copies]
-    return [path for name in types for path in random.Random(seed).sample(images_in(data / "test" / name), count)]
-
-
-def make_data(options: argparse.Namespace, known: list[str]) -> FolderWithKnownAnomalies:
+def make_data(options: argparse.Namespace, types: list[str], seed: int, **arguments: object) -> KnownAnomalies:
     """The data set's folders as a datamodule; validation images are normal training images."""
-    types = sorted(folder.name for folder in (options.data / "test").iterdir() if folder.name != options.normal)
+    tested = sorted(folder.name for folder in (options.data / "test").iterdir() if folder.name != options.normal)
+    in_train = [folder for folder in sorted((options.data / "train").iterdir()) if folder.name != options.normal]
     has_masks = (options.data / "ground_truth").is_dir()
-    return FolderWithKnownAnomalies(
-        known,
+    folder = FolderWithTrainAnomalies(
+        [path for each in in_train for path in images_in(each)],
         name=options.data.name,
         root=options.data,
         normal_dir=f"train/{options.normal}",
         normal_test_dir=f"test/{options.normal}",
-        abnormal_dir=[f"test/{name}" for name in types],
-        mask_dir=[f"ground_truth/{name}" for name in types] if has_masks else None,
+        abnormal_dir=[f"test/{name}" for name in tested],
+        mask_dir=[f"ground_truth/{name}" for name in tested] if has_masks else None,
         train_batch_size=options.batch_size,
         eval_batch_size=32,
         num_workers=0,
@@ -102,13 +62,14 @@ def make_data(options: argparse.Namespace, known: list[str]) -> FolderWithKnownA
         val_split_ratio=0.05,
         seed=0,
     )
+    if not in_train:
+        arguments = {"count": len(types) * options.known, "types": types, **arguments}
+    return KnownAnomalies(folder, groups=options.groups, seed=seed, **arguments)
 
 
-def run(options: argparse.Namespace, strategy: str, discriminator_rate: float | None, seed: int) -> dict:
-    """One training and its test; every figure is of the test images without the known anomalies."""
-    known = find_known(options.data, options.normal, options.known_types, options.known, seed)
-    data = make_data(options, known)
-    model = Ckaad(
+def make_model(options: argparse.Namespace, strategy: str, discriminator_rate: float | None, seed: int) -> Ckaad:
+    """The model of the options."""
+    return Ckaad(
         backbone=options.backbone,
         weights=options.weights,
         layers=options.layers,
@@ -121,12 +82,23 @@ def run(options: argparse.Namespace, strategy: str, discriminator_rate: float | 
         seed=seed,
         visualizer=False,
     )
-    engine = Engine(
+
+
+def make_engine(options: argparse.Namespace) -> Engine:
+    """A quiet engine."""
+    return Engine(
         default_root_dir=options.output,
         precision=options.precision,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def run(options: argparse.Namespace, strategy: str, discriminator_rate: float | None, seed: int) -> dict:
+    """One training and its test; every figure is of the test images without the known anomalies."""
+    data = make_data(options, options.known_types, seed)
+    model = make_model(options, strategy, discriminator_rate, seed)
+    engine = make_engine(options)
     start = time.perf_counter()
     engine.fit(model, datamodule=data)
     seconds = time.perf_counter() - start
@@ -135,12 +107,12 @@ def run(options: argparse.Namespace, strategy: str, discriminator_rate: float | 
     rows = score_types(scored)
     for name, row in score_types(whole).items():
         rows[name]["image_AUROC_mean"] = row["image_AUROC"]
-    used = Counter(Path(path).parent.name for path in known) if strategy != "recon" else Counter()
+    used = data.known_types if strategy != "recon" else {}
     return {
         "strategy": strategy,
         "discriminator_learning_rate": discriminator_rate,
         "seed": seed,
-        "known": dict(used),
+        "known": used,
         "seconds": seconds,
         "types": rows,
     }
@@ -181,6 +153,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--normal", default="good", help="name of the folders with normal images")
     parser.add_argument("--known", type=int, default=8, help="known anomalies of each type drawn from the test images")
     parser.add_argument("--known-types", nargs="*", default=[], help="types that they are drawn from")
+    parser.add_argument("--groups", help="which images show the same part or patient: see KnownAnomalies")
     parser.add_argument("--strategies", nargs="+", default=["recon", "cka_patch"])
     parser.add_argument("--discriminator-rates", nargs="+", type=float, default=[1e-3])
     parser.add_argument("--learning-rate", type=float, default=1e-3)

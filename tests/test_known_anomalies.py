@@ -341,3 +341,43 @@ def test_data_without_anomalies(root: Path) -> None:
 def test_wrapping_itself(root: Path) -> None:
     with pytest.raises(KnownAnomaliesError, match=r"Expected an ordinary datamodule to wrap, got KnownAnomalies"):
         KnownAnomalies(KnownAnomalies(inner(root), count=1), count=1)
+
+
+def test_images_of_one_part_stay_together(root: Path) -> None:
+    """Three images of a part each: 000-002, 003-005 of crack and 000-002, 003-004 of hole."""
+    table = root / "groups.csv"
+    rows = [f"{kind}/{i:03}.png,{kind}{i // 3}" for kind, count in (("crack", 6), ("hole", 5)) for i in range(count)]
+    table.write_text("\n".join(["image,group", *rows]))
+    for seed in range(5):
+        data = ready(root, count=4, types=["crack"], groups=str(table), seed=seed)
+        known = paths(data.known_data)
+        assert len(known) == 4  # all of one part, one of the other
+        assert len(paths(data.test_data)) == 4 + 5  # no crack is left to test on
+        data = ready(root, count=2, types=["hole"], groups=str(table), seed=seed)
+        (part,) = {int(Path(path).stem) // 3 for path in paths(data.known_data)}
+        left = {int(Path(path).stem) // 3 for path in paths(data.test_data) if Path(path).parent.name == "hole"}
+        assert left == {1 - part}
+
+
+def test_groups_by_an_expression(root: Path) -> None:
+    data = ready(root, count=1, groups=r"test/(crack|hole)/")
+    (known,) = data.known_types
+    assert {Path(path).parent.name for path in paths(data.test_data)} == {"crack", "hole", "test_good"} - {known}
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("none.csv", r"Expected groups to be a file, got none\.csv, which does not exist\. Do"),
+        ("(", r"Expected groups to be a regular expression or a \.csv file, got '\('"),
+    ],
+)
+def test_bad_groups(groups: str, message: str, root: Path) -> None:
+    with pytest.raises(KnownAnomaliesError, match=message):
+        KnownAnomalies(inner(root), count=1, groups=groups)
+
+
+def test_groups_without_the_columns(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "g.csv").write_text("path,part\n")
+    with pytest.raises(KnownAnomaliesError, match=r"Expected columns image and group in .*got \['path', 'part'\]"):
+        KnownAnomalies(inner(root), count=1, groups=str(tmp_path / "g.csv"))

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_ckaad.data.groups import make_grouping
 from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
 from anomalib_ckaad.data.known_selection import (
     KnownAnomaliesError,
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class KnownAnomalies(AnomalibDataModule):
-    """Wraps another image datamodule and lets its training batches carry known anomalies, without their masks.
+    r"""Wraps another image datamodule and lets its training batches carry known anomalies, without their masks.
 
     A training batch has ``train_batch_size`` normal images of the wrapped data and min(``train_batch_size``, known)
     known anomalies. They come from a folder of your own, or from the data set: from its training images where these
@@ -49,6 +50,9 @@ class KnownAnomalies(AnomalibDataModule):
             adds to the smaller one's.
         use: ``train``; or ``drop``, which takes the same images out of the test set and trains without them, so that
             a model that must not see them is tested on the same images.
+        groups: Where several images show the same part, patient or object: a regular expression that finds its name
+            in the path, such as ``(person\d+)_``, or a ``.csv`` file with columns ``image`` and ``group``. Then whole
+            groups are drawn as far as the count allows, and validation and test lose all images of theirs.
         seed: Of what is drawn, and of the batches' order where several processes train.
         pin_memory: Whether batches are put into pinned memory, for GPUs.
 
@@ -66,6 +70,7 @@ class KnownAnomalies(AnomalibDataModule):
         types: Sequence[str] | int | None = None,
         reserve: int | None = None,
         use: Literal["train", "drop"] = "train",
+        groups: str | None = None,
         seed: int = 0,
         pin_memory: bool = False,  # noqa: FBT001, FBT002 - keyword argument of a config file
     ) -> None:
@@ -94,6 +99,7 @@ class KnownAnomalies(AnomalibDataModule):
         self.known_anomaly_dir = None if known_anomaly_dir is None else Path(known_anomaly_dir)
         self.ratio, self.count, self.use, self.draw_seed = ratio, count, use, seed
         self.reserve = reserve
+        self.group_of = None if groups is None else make_grouping(groups)
         self.types = types if types is None or isinstance(types, int) else tuple(types)
         self.pin_memory = pin_memory
         self.known_types: dict[str, int] = {}
@@ -127,11 +133,8 @@ class KnownAnomalies(AnomalibDataModule):
         # Data sets whose own training images are partly anomalous may keep those out of their training data.
         own, normal = getattr(self.data, "train_anomalies", train[is_anomalous]), train[~is_anomalous]
         known = self._choose_known(self._without_copies(own, normal), normal)
-        taken = set(known.image_path)
         self._set_samples("train_data", normal, masks=False)
-        for subset in ("val_data", "test_data"):
-            samples = getattr(self, subset).samples
-            self._set_samples(subset, samples[~samples.image_path.isin(taken)])
+        self._take_out(known)
         refuse_overlap(known.image_path, self._others(normal))
         if self.reserve is not None:
             known = known.sample(frac=1, random_state=self.draw_seed).iloc[: self.count]
@@ -145,6 +148,18 @@ class KnownAnomalies(AnomalibDataModule):
         if len(known) > len(normal):
             logger.warning("There are more known anomalies (%d) than normal images (%d).", len(known), len(normal))
         logger.info(self.describe())
+
+    def _take_out(self, known: pd.DataFrame) -> None:
+        """Leave the known anomalies out of validation and test, and what shows the same parts as they do."""
+        group_of = self.group_of or str
+        taken = set(known.image_path.map(group_of))
+        for subset in ("val_data", "test_data"):
+            samples = getattr(self, subset).samples
+            leaves = samples.image_path.map(group_of).isin(taken)
+            self._set_samples(subset, samples[~leaves])
+            others = int((leaves & ~samples.image_path.isin(known.image_path)).sum())
+            if others:
+                logger.info("Left %d images of the known anomalies' groups out of %s.", others, subset)
 
     def describe(self) -> str:
         """What is learned from, in plain words."""
@@ -199,7 +214,15 @@ class KnownAnomalies(AnomalibDataModule):
             raise KnownAnomaliesError(msg)
         if pool.empty:
             return pool.assign(type=[])
-        return choose(pool, len(normal), ratio=self.ratio, count=wanted, types=self.types, seed=self.draw_seed)
+        return choose(
+            pool,
+            len(normal),
+            ratio=self.ratio,
+            count=wanted,
+            types=self.types,
+            seed=self.draw_seed,
+            group_of=self.group_of,
+        )
 
     def _as_samples(self, known: pd.DataFrame) -> pd.DataFrame:
         """Rows for the training set's own kind of data set; no mask, so that none can be read."""

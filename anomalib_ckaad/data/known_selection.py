@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pandas import DataFrame
@@ -55,6 +55,7 @@ def choose(
     count: int | None,
     types: Sequence[str] | int | None,
     seed: int,
+    group_of: Callable[[str], str] | None = None,
 ) -> DataFrame:
     """Choose the known ones among anomalous samples.
 
@@ -65,6 +66,7 @@ def choose(
         count: Number of known anomalies; without ``ratio`` and ``count``, all.
         types: Types to choose from by name, or how many types to draw; None for all.
         seed: Of what is drawn.
+        group_of: From a path to the part or patient it shows: as few of them as will do are drawn. None draws images.
 
     Returns:
         The chosen rows, with their type in a column ``type``.
@@ -97,7 +99,13 @@ def choose(
             msg = f"Expected count of at most {len(samples)}, the anomalies there are, got {count}. Do lower it."
             raise KnownAnomaliesError(msg)
         wanted = count
-    return samples.iloc[sorted(draw.sample(range(len(samples)), wanted))].reset_index(drop=True)
+    if group_of is None:
+        return samples.iloc[sorted(draw.sample(range(len(samples)), wanted))].reset_index(drop=True)
+    groups = samples["image_path"].map(group_of)
+    order = sorted(set(groups))
+    draw.shuffle(order)
+    rank = groups.map({name: position for position, name in enumerate(order)})
+    return samples.iloc[sorted(rank.sort_values(kind="stable").index[:wanted])].reset_index(drop=True)
 
 
 def _digest(path: str) -> str:

@@ -1,0 +1,76 @@
+"""Two processes train as one does with twice the batch, and share the known anomalies out."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import write_images
+from tests.slow.two_processes import EACH
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+HERE = Path(__file__).parents[2]
+
+
+def train(root: Path, output: Path, devices: int, *earlier: Path) -> list[dict[str, Any]]:
+    output.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "tests.slow.two_processes",
+        str(root),
+        str(output),
+        str(devices),
+        *map(str, earlier),
+    ]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(output / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What two processes did, and what one did with their batches."""
+    root = tmp_path_factory.mktemp("ddp")
+    for name, count in (("good", 16), ("test_good", 2), ("test_bad", 2), ("known/scratch", 5)):
+        write_images(root / name, count, size=64)
+    two = train(root, root / "two", 2)
+    return two, train(root, root / "one", 1, root / "two")[0]
+
+
+def names(paths: list[str], folder: str) -> list[str]:
+    return [Path(path).name for path in paths if Path(path).parent.name == folder]
+
+
+def test_images_are_shared_out(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+    (first, second), _ = runs
+    normal, known = [], []
+    for steps in zip(first["steps"], second["steps"], strict=True):
+        for step in steps:
+            assert len(names(step["paths"], "good")) == len(names(step["paths"], "scratch")) == EACH
+            normal += names(step["paths"], "good")
+            known += names(step["paths"], "scratch")
+    assert len(normal) == len(set(normal)) == 3 * 2 * EACH
+    assert len(set(known[:5])) == 5  # all five before one comes again
+    assert len(set(known[5:10])) == 5
+
+
+def test_same_losses_and_weights_as_one_process(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+    two, one = runs
+    for step in range(3):
+        for name, expected in one["steps"][step]["losses"].items():
+            values = [process["steps"][step]["losses"][name] for process in two]
+            assert sum(values) / 2 == pytest.approx(expected, rel=1e-6), (step, name)
+    for name, expected in one["weights"].items():
+        for process in two:
+            # Thresholds are NaN without validation.
+            torch.testing.assert_close(process["weights"][name], expected, rtol=1e-6, atol=1e-9, equal_nan=True)
+
+
+def test_weights_have_moved(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+    two, _ = runs
+    losses = [step["losses"]["reconstruction"] for step in two[0]["steps"]]
+    assert losses[2] < losses[0]

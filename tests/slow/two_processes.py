@@ -1,0 +1,105 @@
+"""What ``test_two_processes.py`` starts: three steps by two processes, or by one with the two's batches as one.
+
+Every process writes what each step saw and computed, and its last weights, to ``OUTPUT/rank<n>.pt``.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from anomalib.engine import Engine
+from lightning.pytorch import Callback
+
+from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.known_batches import KnownAnomalyBatches
+from anomalib_ckaad.lightning_model import Ckaad
+from tests.conftest import make_folder_data
+
+EACH = 2
+"""Normal images in a batch of one of two processes, and known anomalies."""
+
+
+class Record(Callback):
+    """Keeps paths and losses of every step."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.steps = output, []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.steps.append(
+            {"paths": list(batch.image_path), "losses": {name: value.item() for name, value in outputs.items()}}
+        )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        state = {"steps": self.steps, "weights": pl_module.state_dict()}
+        torch.save(state, self.output / f"rank{trainer.global_rank}.pt")
+
+
+class TheSameBatches(KnownAnomalyBatches):
+    """One process's batches: at each step the union of those that two processes had."""
+
+    batches: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches
+
+
+def main(root: Path, output: Path, devices: int, earlier: Path | None) -> None:
+    inner = make_folder_data(
+        root,
+        abnormal_dir="test_bad",
+        train_batch_size=EACH if devices > 1 else 2 * EACH,
+        val_split_ratio=0.1,
+    )
+    data = KnownAnomalies(inner, known_anomaly_dir=root / "known")
+    data.setup()
+    if earlier is not None:
+        ranks = [torch.load(earlier / f"rank{rank}.pt", weights_only=False)["steps"] for rank in range(2)]
+        index = {
+            path: number
+            for number, path in enumerate([*data.train_data.samples.image_path, *data.known_data.samples.image_path])
+        }
+        TheSameBatches.batches = [
+            [index[path] for step in steps for path in step["paths"]] for steps in zip(*ranks, strict=True)
+        ]
+        loader = data.train_dataloader()
+        sampler = TheSameBatches(len(data.train_data), len(data.known_data), 2 * EACH)
+        replaced = torch.utils.data.DataLoader(
+            loader.dataset, sampler=sampler, batch_size=None, collate_fn=loader.collate_fn
+        )
+        data.train_dataloader = lambda: replaced  # type: ignore[method-assign]
+    model = Ckaad(
+        backbone="resnet18",
+        layers=(2, 3),
+        pre_trained=False,
+        image_size=64,
+        seed=0,
+        max_epochs=1,
+        visualizer=False,
+        evaluator=False,
+    ).double()
+    engine = Engine(
+        default_root_dir=output,
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
+        precision="64-true",
+        limit_train_batches=3,
+        limit_val_batches=0,
+        callbacks=[Record(output)],
+        enable_progress_bar=False,
+    )
+    engine.fit(model, datamodule=data)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    where = [Path(word) for word in (sys.argv[1], sys.argv[2])]
+    main(where[0], where[1], int(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)
