@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anomalib.data import AnomalibDataModule
+from anomalib.engine import Engine
 from jsonargparse import ArgumentParser
 from PIL import Image
 
@@ -16,6 +17,7 @@ from anomalib_ckaad.data.image_error import ImageFileError
 from anomalib_ckaad.data.intensities import IntensityError, IntensityRule
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
 from anomalib_ckaad.data.known_selection import KnownAnomaliesError
+from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data, write_images
 from tests.image_files import GREY, write_dicom, write_png, write_tiff, write_turned
 
@@ -131,7 +133,7 @@ def test_cache_is_used_again_and_never_stale(root: Path, cache: Path, monkeypatc
     ready(root)
     written = sorted(cache.rglob("*.png"))
     assert len(written) == 12
-    assert not [path for path in cache.rglob(".*")]
+    assert not list(cache.rglob(".*"))
     with monkeypatch.context() as patch:
         patch.setattr("anomalib_ckaad.data.conversion.decode", lambda path: pytest.fail(f"read {path}"))
         ready(root)
@@ -150,6 +152,26 @@ def test_cache_is_used_again_and_never_stale(root: Path, cache: Path, monkeypatc
 def test_cache_lies_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANOMALIB_CKAAD_CACHE")
     assert converted_samples.cache_folder() == Path.home() / ".cache" / "anomalib-ckaad" / "converted"
+
+
+def test_links_keep_the_name_of_their_folder(root: Path) -> None:
+    (root / "known" / "crack" / "000.dcm").rename(root / "elsewhere.dcm")
+    (root / "known" / "hole").mkdir()
+    (root / "known" / "hole" / "1.dcm").symlink_to(root / "elsewhere.dcm")
+    data = ready(root)
+    assert data.known_types == {"crack": 1, "hole": 1}
+    assert {Path(path).parent.name for path in data.known_data.samples.image_path} == {"crack", "hole"}
+
+
+def test_engine_trains_tests_and_draws(root: Path, tmp_path: Path) -> None:
+    model = Ckaad(backbone="resnet18", layers=(2, 3), image_size=64, pre_trained=False)
+    engine = Engine(default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    data = KnownAnomalies(make_folder_data(root), known_anomaly_dir=root / "known")
+    engine.fit(model, datamodule=data)
+    (results,) = engine.test(model, datamodule=data)
+    assert "image_AUROC" in results
+    drawn = {path.parent.name for path in tmp_path.rglob("images/**/*.png")}
+    assert drawn == {"bad", "test_good"}
 
 
 def test_overlap_is_looked_for_in_the_originals(root: Path) -> None:

@@ -104,12 +104,12 @@ def command_for_more(rule: IntensityRule, reasons: Iterable[Reason]) -> str:
     return command
 
 
-def describe_rule(rule: IntensityRule, reasons: Iterable[Reason]) -> str:
-    """Say in plain words which low and high were taken.
+def describe_rule(rule: IntensityRule, reasons: Iterable[Reason], over: str = "normal") -> str:
+    """Say in plain words which low and high were taken, and ``over`` which images percentiles were.
 
     Example:
         >>> describe_rule(IntensityRule(dataset=(3.0, 8.5)), ["more than 8 bits a channel"])
-        'low 3 and high 8.5, percentiles 0.5 and 99.5 of the normal images'
+        'low 3 and high 8.5, percentiles 0.5 and 99.5 of normal images'
     """
     kinds = set(reasons)
     if not kinds - {TURNED}:
@@ -121,7 +121,7 @@ def describe_rule(rule: IntensityRule, reasons: Iterable[Reason]) -> str:
     window = "the window that DICOM states, else " if DICOM in kinds else ""
     if rule.dataset is not None:
         low, high = map(plain, rule.dataset)
-        return f"{window}low {low} and high {high}, percentiles {first} and {last} of the normal images"
+        return f"{window}low {low} and high {high}, percentiles {first} and {last} of {over} images"
     if rule.intensities == "image":
         return f"{window}percentiles {first} and {last} of each image as low and high"
     return "the window that DICOM states as low and high"

@@ -1,4 +1,4 @@
-"""Images that anomalib would misread, in a cache as upright 8-bit PNG files, and in the samples instead of the originals."""
+"""Images that anomalib would misread, as upright 8-bit PNG files in a cache, which samples then name instead."""
 
 import hashlib
 import json
@@ -127,8 +127,8 @@ def _upright_mask(image: Path, converted: Path, mask: Path) -> Path:
 
 
 def _place(path: Path, key: str) -> Path:
-    """Where a converted file lies; its folder keeps its name, which is the type of an anomaly."""
-    return cache_folder() / key / path.resolve().parent.name / f"{base_name(path)}.png"
+    """Where a converted file lies; its folder keeps its name, which is the type of an anomaly: of links as well."""
+    return cache_folder() / key / path.absolute().parent.name / f"{base_name(path)}.png"
 
 
 def _identity(path: Path) -> str:
