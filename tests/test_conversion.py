@@ -1,6 +1,7 @@
 """KnownAnomalies over images of any kind, and what anomalib's own data sets are warned of."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,15 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     source.write_bytes(source.read_bytes()[:2000])
     with pytest.raises(ImageFileError, match=r"Expected a readable image, got .*a\.png"):
         write_converted(source, tmp_path / "out" / "a.png", IntensityRule("image"))
-    assert not list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else True
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_several_at_once_write_the_same_file(tmp_path: Path) -> None:
+    source, target = write_png(tmp_path / "a.png", ramp(0, 4000)), tmp_path / "out" / "a.png"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: write_converted(source, target, IntensityRule((0, 4000))), range(16)))
+    np.testing.assert_array_equal(np.asarray(Image.open(target)), expected(ramp(0, 4000), 0, 4000))
+    assert [path.name for path in target.parent.iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,27 @@ def test_cut_off_files_are_named(name: str, write: Callable[[Path], Path], share
         decode(path)
 
 
+@pytest.mark.parametrize("read", [needs_conversion, orientation_of, decode])
+def test_damaged_headers_are_named(read: Callable[[Path], object], tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    files = [
+        write_png(tmp_path / "a.png", NOISE, 6),
+        write_tiff(tmp_path / "a.tif", NOISE),
+        write_pnm(tmp_path / "a.pgm", NOISE),
+    ]
+    for path in files:
+        content = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(content[: generator.integers(1, len(content))])
+            for place in generator.integers(0, min(len(damaged), 300), 3):
+                damaged[place] = generator.integers(256)
+            path.write_bytes(damaged)
+            try:
+                read(path)
+            except ImageFileError as error:
+                assert str(path) in str(error)  # noqa: PT017 - not every damage is found
+
+
 def test_what_is_no_image(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with pytest.raises(ImageFileError, match=r"Expected a readable image, got .*a\.png"):

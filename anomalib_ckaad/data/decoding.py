@@ -2,6 +2,8 @@
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -41,7 +43,7 @@ def needs_conversion(path: str | Path) -> Reason | None:
         ImageFileError: If the file is missing, or no image.
     """
     path = Path(path)
-    try:
+    with _errors_name(path):
         container = _container(path)
         if container == "DICOM":
             return DICOM
@@ -53,21 +55,24 @@ def needs_conversion(path: str | Path) -> Reason | None:
             if _is_deep(image):
                 return DEEP
             return TURNED if _exif_orientation(image) != UPRIGHT else None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise ImageFileError(unreadable(path, error)) from error
 
 
 def orientation_of(path: str | Path) -> int:
-    """Orientation, 1 to 8 as EXIF counts them, that is still to be undone after anomalib's or a decoder's reading."""
+    """Orientation, 1 to 8 as EXIF counts them, that anomalib's reading leaves in an image.
+
+    Raises:
+        ImageFileError: If the file is missing, or no image.
+    """
     path = Path(path)
-    container = _container(path)
-    if container == "DICOM":
-        return UPRIGHT
-    if container == "TIFF":
-        with tifffile.TiffFile(path) as file:
-            return _tiff_orientation(file.pages.first)
-    with Image.open(path) as image:
-        return _exif_orientation(image)
+    with _errors_name(path):
+        container = _container(path)
+        if container == "DICOM":
+            return UPRIGHT
+        if container == "TIFF":
+            with tifffile.TiffFile(path) as file:
+                return _tiff_orientation(file.pages.first)
+        with Image.open(path) as image:
+            return _exif_orientation(image)
 
 
 def decode(path: str | Path) -> Decoded:
@@ -77,12 +82,8 @@ def decode(path: str | Path) -> Decoded:
         ImageFileError: If it cannot be read, has several images in it, is neither grey nor RGB, or has no finite value.
     """
     path = Path(path)
-    try:
+    with _errors_name(path):
         decoded = _decode(path)
-    except ImageFileError:
-        raise
-    except Exception as error:  # decoders raise whatever they like
-        raise ImageFileError(unreadable(path, error)) from error
     if not np.isfinite(decoded.values).any():
         msg = f"Expected finite intensities in {path}, got none. Do replace or remove it."
         raise ImageFileError(msg)
@@ -105,6 +106,17 @@ def upright(values: Values, orientation: int) -> Values:
     turns, mirrored = TURNS[orientation]
     turned = np.rot90(values, turns)
     return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises, which is of any type, into an error that names the file."""
+    try:
+        yield
+    except ImageFileError:
+        raise
+    except Exception as error:
+        raise ImageFileError(unreadable(path, error)) from error
 
 
 def _container(path: Path) -> Literal["DICOM", "TIFF", "any other"]:

@@ -40,7 +40,8 @@ def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False
         elif reason is not None:
             msg = (
                 f"Expected images of 8 bits a channel, got {reason} in {path}, which anomalib would misread. "
-                "Do convert them by `anomalib-ckaad convert FOLDER TARGET`, or wrap the data in KnownAnomalies."
+                "Do convert them by `anomalib-ckaad convert FOLDER TARGET`, those to predict with the --intensities of "
+                "the training, or wrap the data in KnownAnomalies."
             )
             raise ImageFileError(msg)
     if not count and not may_be_empty:
