@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml anomalib_ckaad_startup.pth anomalib_ckaad_startup.start
 			"$(PYTHON)" -m venv --clear --without-pip $(VENV) && \
 			"$(PYTHON)" -m pip --python $(BIN)/python install pip; }; \
 	fi
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev,offline,openvino]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev,medical,offline,openvino]'
 	@touch $@
 
 demo: $(STAMP) ## train and test on the built-in textures; DATA=folder uses your images instead

@@ -70,6 +70,23 @@ def run_curve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Mirror a folder of images of any kind as images that anomalib reads rightly."""
+    from anomalib_ckaad.data.convert_folder import convert_folder  # noqa: PLC0415  # imports torch
+
+    print(
+        convert_folder(
+            arguments.source,
+            arguments.target,
+            arguments.intensities,
+            arguments.percentiles,
+            arguments.normal,
+            arguments.masks,
+        )
+    )
+    return 0
+
+
 def counts(text: str) -> list[int]:
     """Numbers of known anomalies, separated by commas.
 
@@ -77,6 +94,25 @@ def counts(text: str) -> list[int]:
     [0, 2, 5]
     """
     return [int(word) for word in text.split(",")]
+
+
+def pair(text: str) -> tuple[float, float]:
+    """Two numbers, separated by a comma.
+
+    >>> pair("100,4000")
+    (100.0, 4000.0)
+    """
+    low, high = text.split(",")
+    return float(low), float(high)
+
+
+def intensities(text: str) -> str | tuple[float, float]:
+    """``dataset``, ``image``, or low and high.
+
+    >>> intensities("image"), intensities("-100,400")
+    ('image', (-100.0, 400.0))
+    """
+    return text if text in {"dataset", "image"} else pair(text)
 
 
 def build_parser() -> Parser:
@@ -102,6 +138,26 @@ def build_parser() -> Parser:
     curve.add_argument("--seeds", type=int, default=3, help="number of seeds; default: %(default)s")
     curve.add_argument("--output", type=Path, metavar="DIR", default=Path("results/curve"), help="default: %(default)s")
     curve.set_defaults(run=run_curve)
+
+    convert = commands.add_parser(
+        "convert", help="16-bit, DICOM and turned images as images that anomalib reads rightly"
+    )
+    convert.add_argument("source", type=Path, metavar="SOURCE", help="a folder of images, in folders or not")
+    convert.add_argument("target", type=Path, metavar="TARGET", help="a new folder, with the same folders in it")
+    convert.add_argument(
+        "--intensities",
+        type=intensities,
+        default="dataset",
+        metavar="dataset|image|LOW,HIGH",
+        help="what becomes black and white: LOW and HIGH (a negative one as --intensities=-100,400), else the window "
+        "that DICOM states, else percentiles of all images together or of each; default: %(default)s",
+    )
+    convert.add_argument("--percentiles", type=pair, default=(0.5, 99.5), metavar="P,P", help="default: 0.5,99.5")
+    convert.add_argument(
+        "--normal", nargs="+", default=[], metavar="DIR", help="folders in SOURCE that `dataset` percentiles are of"
+    )
+    convert.add_argument("--masks", nargs="+", default=[], metavar="DIR", help="folders in SOURCE to copy as they are")
+    convert.set_defaults(run=run_convert)
     return parser
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from anomalib_ckaad.arguments import check_arguments
-from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files, datamodule_of
+from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files, datamodule_of, warn_of_turned
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
 from anomalib_ckaad.objectives import (
@@ -216,10 +216,12 @@ class Ckaad(AnomalibModule):
     def setup(self, stage: str) -> None:
         """Refuse unusable images before anything is computed, those of the test with them."""
         super().setup(stage)
+        turned = []
         for subset in ("train_data", "val_data", "test_data"):
             samples = getattr(getattr(datamodule_of(self.trainer), subset, None), "samples", None)
             if samples is not None and (stage == "fit" or subset == "test_data"):
-                check_image_files(samples.image_path, may_be_empty=subset != "train_data")
+                turned += check_image_files(samples.image_path, may_be_empty=subset != "train_data")
+        warn_of_turned(turned)
 
     def on_fit_start(self) -> None:
         """Fetch the backbone's weights unless a checkpoint brought them, and set the random state."""
@@ -319,6 +321,13 @@ class Ckaad(AnomalibModule):
         if len(error):
             self.log("val_reconstruction", error.mean(), on_epoch=True, prog_bar=True, batch_size=len(error))
         return add_predictions(batch, self.model.score(features, reconstructions, (images.shape[-2], images.shape[-1])))
+
+    def on_predict_start(self) -> None:
+        """Refuse unusable images of a folder; those of a datamodule are looked at in ``setup``."""
+        loaders = self.trainer.predict_dataloaders
+        for loader in loaders if isinstance(loaders, Sequence) else [loaders]:
+            names = getattr(getattr(loader, "dataset", None), "image_filenames", ())
+            warn_of_turned(check_image_files(names, may_be_empty=True))
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
         """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""

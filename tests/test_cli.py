@@ -35,7 +35,7 @@ def raise_(error: Exception) -> NoReturn:
 def test_help_and_version_need_no_torch() -> None:
     code = """import sys
 from anomalib_ckaad.cli import main
-for arguments in (["--help"], ["--version"], ["config", "list"], ["demo", "--help"]):
+for arguments in (["--help"], ["--version"], ["config", "list"], ["demo", "--help"], ["convert", "--help"]):
     try:
         main(arguments)
     except SystemExit as stop:
@@ -69,8 +69,12 @@ def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys
         (["config", "path", "../pyproject"], "Expected a config among ", "got '../pyproject'"),
         (["config", "show"], "Expected `anomalib-ckaad config show [-h] NAME`", "required: NAME"),
         (["config", "print"], "Expected `anomalib-ckaad config [-h] {list,show,path} ...`", "invalid choice: 'print'"),
-        (["train"], "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve} ...`", "invalid choice: 'train'"),
-        ([], "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve} ...`", "required: command"),
+        (
+            ["train"],
+            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert} ...`",
+            "invalid choice: 'train'",
+        ),
+        ([], "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert} ...`", "required: command"),
         (["config", "list", "more"], "Expected `anomalib-ckaad [-h]", "unrecognized arguments: more"),
         (["demo", "--data", "no/folder"], "Expected --data to be a folder of images", "got 'no/folder'"),
     ],

@@ -317,6 +317,8 @@ def test_bad_folders(root: Path, tmp_path: Path) -> None:
         KnownAnomaliesError, match=r"not among the test images, got 6 in both \(.*000\.png = .*000\.png"
     ):
         ready(root, known_anomaly_dir=tmp_path / "b")
+    with pytest.raises(KnownAnomaliesError, match=r"not among the test images, got 6 in both"):  # by path
+        ready(root, known_anomaly_dir=root / "test" / "crack")
     shutil.copytree(root / "good", tmp_path / "c" / "bad")
     with pytest.raises(KnownAnomaliesError, match=r"not among the (normal training|validation) images"):
         ready(root, known_anomaly_dir=tmp_path / "c")

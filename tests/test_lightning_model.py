@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch
@@ -20,9 +21,11 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_ckaad import lightning_model
 from anomalib_ckaad.data import KnownAnomalies
+from anomalib_ckaad.data.image_error import ImageFileError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.objectives import STRATEGIES, NonFiniteLossError
 from tests.conftest import make_folder_data, write_images
+from tests.image_files import write_dicom, write_png, write_turned
 
 
 def make_model(**arguments: Any) -> Ckaad:
@@ -382,7 +385,7 @@ def test_grey_scale_palette_and_rgba_images(tmp_path: Path) -> None:
         (
             lambda p: Image.new("I;16", (80, 80), 3000).save(p),
             ValueError,
-            r"Expected images of 8 bits .* got mode I;16",
+            r"Expected images of 8 bits .* got more than 8 bits a channel in .*000\.png.* Do convert",
         ),
         (lambda p: p.write_bytes(b"not an image"), ValueError, r"Expected a readable image, got .*000\.png"),
         (lambda p: p.write_bytes(p.read_bytes()[:2000]), OSError, r"Expected a readable image, got .*000\.png"),
@@ -396,6 +399,44 @@ def test_unusable_images_are_named(break_it: Any, error: type[Exception], messag
     data = make_folder_data(tmp_path / "data", val_split_mode="same_as_test")
     with pytest.raises(error, match=message):
         make_engine(tmp_path).fit(make_model(), datamodule=data)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        (
+            "000.png",
+            lambda p: write_png(p, np.zeros((80, 80, 3), np.uint16)),
+            r"got more than 8 bits a channel in .*000",
+        ),
+        ("000.dcm", lambda p: write_dicom(p, np.zeros((80, 80), np.uint16)), r"got DICOM in .*000\.dcm"),
+    ],
+)
+def test_images_that_anomalib_would_misread(name: str, write: Any, message: str, tmp_path: Path) -> None:
+    for folder in ("good", "test_good", "bad"):
+        write_images(tmp_path / "data" / folder, 3)
+    write(tmp_path / "data" / "good" / name)
+    data = make_folder_data(tmp_path / "data", extensions=(".png", ".dcm"))
+    with pytest.raises(ImageFileError, match=message):
+        make_engine(tmp_path).fit(make_model(), datamodule=data)
+
+
+def test_prediction_on_a_folder_looks_at_its_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "new", 2)
+    write_turned(tmp_path / "new" / "turned.jpg", np.zeros((80, 60), np.uint8), 6)
+    assert make_engine(tmp_path).predict(make_model(), data_path=tmp_path / "new")
+    assert caplog.text.count("Images turned by EXIF, which anomalib does not look at: 1, such as ") == 1
+    write_png(tmp_path / "new" / "cut.png", np.zeros((80, 80, 3), np.uint16))
+    with pytest.raises(ImageFileError, match=r"got more than 8 bits a channel in .*cut\.png"):
+        make_engine(tmp_path).predict(make_model(), data_path=tmp_path / "new")
+
+
+def test_turned_photographs_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("good", "test_good", "bad"):
+        write_images(tmp_path / "data" / folder, 4)
+        write_turned(tmp_path / "data" / folder / "turned.jpg", np.zeros((80, 80, 3), np.uint8), 8)
+    make_engine(tmp_path).fit(make_model(), datamodule=make_folder_data(tmp_path / "data"))
+    assert caplog.text.count("Images turned by EXIF, which anomalib does not look at: 3, such as") == 1
 
 
 def test_unusable_test_images_are_found_before_training(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Looks at image files before they are trained on, and names the file where reading one fails."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,14 +8,13 @@ import lightning.pytorch as pl
 from lightning.pytorch import Callback
 from PIL import Image
 
-EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"})
+from anomalib_ckaad.data.decoding import TURNED, needs_conversion
+from anomalib_ckaad.data.image_error import ImageFileError, unreadable
+
+logger = logging.getLogger(__name__)
 
 
-class ImageFileError(ValueError):
-    """A training image is missing, unreadable, or of a kind that anomalib would damage in silence."""
-
-
-def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False) -> None:
+def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False) -> list[str]:
     """Read the header of every image; grey-scale, palette and RGBA images pass, as anomalib makes RGB of them.
 
     Headers cost a fraction of a millisecond each. A file that is cut off behind its header is found when it is read.
@@ -23,31 +23,42 @@ def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False
         paths: Paths of the images.
         may_be_empty: Whether no image at all is fine, as it is for validation.
 
+    Returns:
+        Images that lie on a side, as EXIF turns them but anomalib does not.
+
     Raises:
-        ImageFileError: If there is none, or one is not an image, or has more than 8 bits a channel: anomalib cuts
-            those to 8 bits without a word.
+        ImageFileError: If there is none, or one is not an image, is DICOM, or has more than 8 bits a channel: anomalib
+            cuts those to 8 bits without a word.
     """
     count = 0
+    turned = []
     for path in paths:
         count += 1
-        try:
-            with Image.open(path) as image:
-                mode = image.mode
-        except (OSError, SyntaxError) as error:
-            raise ImageFileError(_unreadable(path, error)) from error
-        if mode not in EIGHT_BIT_MODES:
+        reason = needs_conversion(path)
+        if reason == TURNED:
+            turned.append(str(path))
+        elif reason is not None:
             msg = (
-                f"Expected images of 8 bits a channel, got mode {mode} in {path}, which anomalib would cut to 8 bits. "
-                "Do convert it to 8 bits with the range of intensities that matters."
+                f"Expected images of 8 bits a channel, got {reason} in {path}, which anomalib would misread. "
+                "Do convert them by `anomalib-ckaad convert FOLDER TARGET`, those to predict with the --intensities of "
+                "the training, or wrap the data in KnownAnomalies."
             )
             raise ImageFileError(msg)
     if not count and not may_be_empty:
         msg = "Expected at least one training image, got none. Do check the data's root and normal_dir."
         raise ImageFileError(msg)
+    return turned
 
 
-def _unreadable(path: str | Path, error: BaseException) -> str:
-    return f"Expected a readable image, got {path} ({error}). Do replace or remove it."
+def warn_of_turned(paths: Iterable[str]) -> None:
+    """Warn once of images that anomalib reads as they lie; a model can be trained on them, but not on half of them."""
+    found = sorted(set(paths))
+    if found:
+        logger.warning(
+            "Images turned by EXIF, which anomalib does not look at: %d, such as %s. `anomalib-ckaad convert FOLDER "
+            "TARGET`, or KnownAnomalies around the data, makes them upright.",
+            *(len(found), found[0]),
+        )
 
 
 def find_unreadable(paths: Iterable[str | Path]) -> str | None:
@@ -57,7 +68,7 @@ def find_unreadable(paths: Iterable[str | Path]) -> str | None:
             with Image.open(path) as image:
                 image.load()
         except (OSError, SyntaxError) as error:
-            return _unreadable(path, error)
+            return unreadable(path, error)
     return None
 
 

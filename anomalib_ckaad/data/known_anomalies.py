@@ -12,9 +12,11 @@ from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.utils import LabelName
 from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_ckaad.data.conversion import IMAGE_SUFFIXES
+from anomalib_ckaad.data.converted_samples import convert_samples
 from anomalib_ckaad.data.groups import make_grouping
+from anomalib_ckaad.data.intensities import PERCENTILES, Intensities, IntensityRule, Limits
 from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
 from anomalib_ckaad.data.known_selection import (
     KnownAnomaliesError,
@@ -54,10 +56,15 @@ class KnownAnomalies(AnomalibDataModule):
             in the path, such as ``(person\d+)_``, or a ``.csv`` file with columns ``image`` and ``group``. Then whole
             groups are drawn as far as the count allows, and validation and test lose all images of theirs.
         seed: Of what is drawn, and of the batches' order where several processes train.
+        intensities: How images of more than 8 bits a channel and DICOM become 8 bits: by low and high as two numbers;
+            else by the window that DICOM states; else by percentiles of all normal training images (``dataset``) or of
+            each image (``image``). They are written to a cache once, as are images that EXIF turns.
+        percentiles: Which, in percent.
         pin_memory: Whether batches are put into pinned memory, for GPUs.
 
     Raises:
         KnownAnomaliesError: If known anomalies cannot be chosen as asked, or are among validation or test images.
+        IntensityError: If low and high make no sense, or cannot be found.
     """
 
     def __init__(
@@ -72,6 +79,8 @@ class KnownAnomalies(AnomalibDataModule):
         use: Literal["train", "drop"] = "train",
         groups: str | None = None,
         seed: int = 0,
+        intensities: Intensities = "dataset",
+        percentiles: Limits = PERCENTILES,
         pin_memory: bool = False,  # noqa: FBT001, FBT002 - keyword argument of a config file
     ) -> None:
         if ratio is not None and not 0 < ratio < 1:
@@ -86,6 +95,10 @@ class KnownAnomalies(AnomalibDataModule):
         if use not in {"train", "drop"}:
             msg = f"Expected use to be train or drop, got {use!r}. Do change use."
             raise KnownAnomaliesError(msg)
+        self.rule = IntensityRule(
+            intensities if isinstance(intensities, str) else (intensities[0], intensities[1]),
+            (percentiles[0], percentiles[1]),
+        )
         self.data = _resolve(data, data_args)
         super().__init__(
             train_batch_size=self.data.train_batch_size,
@@ -134,6 +147,8 @@ class KnownAnomalies(AnomalibDataModule):
         own, normal = getattr(self.data, "train_anomalies", train[is_anomalous]), train[~is_anomalous]
         known = self._choose_known(self._without_copies(own, normal), normal)
         self._set_samples("train_data", normal, masks=False)
+        if self.known_anomaly_dir is not None:  # what is drawn from the test images leaves them; a folder must not
+            refuse_overlap(known.image_path, self._others(normal))
         self._take_out(known)
         refuse_overlap(known.image_path, self._others(normal))
         if self.reserve is not None:
@@ -145,6 +160,10 @@ class KnownAnomalies(AnomalibDataModule):
             self.known_data.samples.attrs["task"] = "classification"
         else:
             self.known_data = self.known_data.subsample([])
+        names = ("train_data", "val_data", "test_data", "known_data")
+        done = convert_samples({name.removesuffix("_data"): getattr(self, name) for name in names}, self.rule)
+        if done:
+            logger.info(done)
         if len(known) > len(normal):
             logger.warning("There are more known anomalies (%d) than normal images (%d).", len(known), len(normal))
         logger.info(self.describe())
@@ -198,7 +217,7 @@ class KnownAnomalies(AnomalibDataModule):
     def _choose_known(self, own: pd.DataFrame, normal: pd.DataFrame) -> pd.DataFrame:
         pool = own
         if self.known_anomaly_dir is not None:
-            pool = read_folder(self.known_anomaly_dir, IMG_EXTENSIONS)
+            pool = read_folder(self.known_anomaly_dir, IMAGE_SUFFIXES)
         elif own.empty:
             if self.ratio is None and self.count is None:
                 msg = (

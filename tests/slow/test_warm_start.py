@@ -1,0 +1,75 @@
+"""A new kind of defect on Tuesday: training goes on from Monday's checkpoint, and what was known stays known."""
+
+from pathlib import Path
+
+import pytest
+from anomalib.data import Folder
+from anomalib.engine import Engine
+
+from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.textures import Textures
+from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.metrics.per_type import Scored, score_types
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+MONDAY, TUESDAY = "stain", "seam"
+EACH = 16
+NOISE = 0.05
+"""Of an AUROC over eight images of a type and twenty normal ones."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Brick, half of whose stains and seams are put aside."""
+    textures = Textures(root=tmp_path_factory.mktemp("textures"), category="brick", images_per_defect=EACH)
+    textures.prepare_data()
+    root = Path(textures.root) / "brick"
+    for name in (MONDAY, TUESDAY):
+        (root / "aside" / name).mkdir(parents=True)
+        for path in sorted((root / "test" / name).iterdir())[::2]:
+            path.rename(root / "aside" / name / path.name)
+    (root / "known").mkdir()
+    return root
+
+
+def train(root: Path, epochs: int, warm_start: str | None = None) -> tuple[dict[str, float], str]:
+    """AUROC of each type, and the checkpoint."""
+    inner = Folder(
+        name="line",
+        root=root,
+        normal_dir="train/good",
+        normal_test_dir="test/good",
+        abnormal_dir=[f"test/{path.name}" for path in sorted((root / "test").iterdir()) if path.name != "good"],
+        val_split_mode="from_train",
+        val_split_ratio=0.1,
+        train_batch_size=8,
+        num_workers=0,
+        seed=0,
+    )
+    data = KnownAnomalies(inner, known_anomaly_dir=root / "known")
+    model = Ckaad(
+        backbone="tf_efficientnet_lite0",
+        weights="package",
+        layers=(2, 3),
+        learning_rate=1e-3,
+        discriminator_learning_rate=1e-3,
+        image_size=224,
+        max_epochs=epochs,
+        seed=0,
+        warm_start=warm_start,
+        visualizer=False,
+    )
+    engine = Engine(default_root_dir=root / "results", enable_progress_bar=False)
+    engine.fit(model, datamodule=data)
+    rows = score_types(Scored.collect(engine.predict(model, datamodule=data)))
+    return {name: row["image_AUROC"] for name, row in rows.items()}, engine.best_model_path
+
+
+def test_new_type_rises_and_old_ones_stay(root: Path) -> None:
+    (root / "aside" / MONDAY).rename(root / "known" / MONDAY)
+    before, checkpoint = train(root, epochs=10)
+    (root / "aside" / TUESDAY).rename(root / "known" / TUESDAY)
+    after, _ = train(root, epochs=8, warm_start=checkpoint)
+    assert after[TUESDAY] > before[TUESDAY] + NOISE, (before, after)
+    for name in set(before) - {TUESDAY}:
+        assert after[name] > before[name] - NOISE, (name, before, after)
