@@ -20,6 +20,7 @@ from torch import Tensor
 from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files, datamodule_of, warn_of_turned
 from anomalib_ckaad.discriminator import make_discriminator
+from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
 from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
 from anomalib_ckaad.objectives import (
     STRATEGIES,
@@ -92,6 +93,8 @@ class Ckaad(AnomalibModule):
             own takes precedence.
         max_epochs: Number of epochs. Default None: the trainer's ``max_epochs`` where it is given, else the paper's
             (400 for MVTecAD and Visa, 200 for all others). A number given here overrides the trainer's.
+        feature_cache: GiB of memory for the backbone's features of training and validation images, which are computed
+            once where no augmentation is random. 0 computes them every time, as is done on other devices than CPUs.
         seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
         pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
         post_processor: As in every anomalib model.
@@ -131,6 +134,7 @@ class Ckaad(AnomalibModule):
         synthetic: bool | None = None,  # noqa: FBT001
         image_size: int | Sequence[int] = 256,
         max_epochs: int | None = None,
+        feature_cache: float = 2.0,
         seed: int | None = None,
         pre_processor: PreProcessor | bool = True,  # noqa: FBT001, FBT002
         post_processor: PostProcessor | bool = True,  # noqa: FBT001, FBT002
@@ -154,6 +158,7 @@ class Ckaad(AnomalibModule):
             score_top_k=score_top_k,
             image_size=image_size,
             max_epochs=max_epochs,
+            feature_cache=feature_cache,
             seed=seed,
         )
         if pre_trained and warm_start is None:
@@ -176,6 +181,7 @@ class Ckaad(AnomalibModule):
         self.learning_rate = learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate
         self.max_epochs = max_epochs
+        self.feature_cache = FeatureCache(feature_cache * 2**30)
         self.seed = seed
         self.synthetic = synthetic
         self.synthesis = synthesis or ElasticAnomalies()
@@ -233,6 +239,7 @@ class Ckaad(AnomalibModule):
             raise ValueError(msg)
         source = "made of normal ones" if self._may_synthesize else "none made"
         logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
+        self.feature_cache.clear()
         if not self._has_weights:
             if self._warm_state is not None:
                 self.load_state_dict(self._warm_state, strict=False)
@@ -256,6 +263,10 @@ class Ckaad(AnomalibModule):
             )
             raise NonFiniteLossError(msg)
 
+    def on_fit_end(self) -> None:
+        """Give the memory of the features back."""
+        self.feature_cache.clear()
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the auto-encoder, and for the discriminator if there is one, each with betas (0.5, 0.999)."""
         optimizers = [torch.optim.Adam(self.model.auto_encoder.parameters(), self.learning_rate, ADAM_BETAS)]
@@ -268,12 +279,12 @@ class Ckaad(AnomalibModule):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """One alternating step, equation (13), on the batch's normal images and its known or synthetic anomalies."""
         del batch_idx
-        images, is_anomalous = self._training_images(batch)
+        images, is_anomalous, names = self._training_images(batch)
         optimizers: Any = self.optimizers()  # Lightning's wrappers, which count steps
         own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
         try:
             losses = alternating_step(
-                self.model.backbone(images),
+                self._features(images, names, "train_data"),
                 is_anomalous,
                 auto_encoder=self.model.auto_encoder,
                 discriminator=self.discriminator if is_anomalous.any() else None,
@@ -290,13 +301,26 @@ class Ckaad(AnomalibModule):
             self.log(name, value, on_step=True, on_epoch=True, prog_bar=name in SHOWN_LOSSES, batch_size=len(images))
         return losses
 
-    def _training_images(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        """Normal images, then anomalous ones; which are which as booleans (N,)."""
+    def _training_images(self, batch: ImageBatch) -> tuple[Tensor, Tensor, list[str | None]]:
+        """Normal images, then anomalous ones; which are which as booleans (N,); their paths, None of synthetic ones."""
         images, labels = self._images_and_labels(batch)
+        names = _paths(batch)
         if not self.objective.strategy.needs_anomalies:
+            names = [name for name, is_known in zip(names, labels, strict=True) if not is_known]
             images, labels = images[~labels], labels[~labels]
         make = self._synthesize if self._may_synthesize else None
-        return normal_then_anomalous(images, labels, make, always=bool(self.synthetic))
+        names = [names[index] for index in torch.argsort(labels.long(), stable=True).tolist()]
+        images, is_anomalous = normal_then_anomalous(images, labels, make, always=bool(self.synthetic))
+        return images, is_anomalous, names + [None] * (len(images) - len(names))
+
+    def _features(self, images: Tensor, names: list[str | None], subset: str) -> list[Tensor]:
+        """The backbone's features, from the cache where images come again as they were."""
+        data = getattr(datamodule_of(self.trainer), subset, None)
+        transforms = (getattr(data, "augmentations", None), getattr(self.pre_processor, "transform", None))
+        in_fit = self.trainer.state.fn == "fit"  # elsewhere each image comes once, and weights may change between
+        if not in_fit or images.device.type != "cpu" or data is None or not all(map(is_fixed, transforms)):
+            names = [None] * len(images)
+        return self.feature_cache.get(images, names, self.model.backbone)
 
     @property
     def _may_synthesize(self) -> bool:
@@ -316,7 +340,8 @@ class Ckaad(AnomalibModule):
         """Score a batch, and log the error of its normal images."""
         del batch_idx
         images, labels = self._images_and_labels(batch)
-        features, reconstructions = self.model.reconstruct(images)
+        features = self._features(images, _paths(batch), "val_data")
+        reconstructions = self.model.auto_encoder(features)
         error = reconstruction_error(features, reconstructions)[~labels]
         if len(error):
             self.log("val_reconstruction", error.mean(), on_epoch=True, prog_bar=True, batch_size=len(error))
@@ -401,3 +426,9 @@ class Ckaad(AnomalibModule):
     def learning_type(self) -> LearningType:
         """One class: the only type that anomalib trains; known anomalies come in the batch."""
         return LearningType.ONE_CLASS
+
+
+def _paths(batch: ImageBatch) -> list[str | None]:
+    """The images' paths, which name them; None where there are none."""
+    count = len(torch.as_tensor(batch.image))
+    return [None] * count if batch.image_path is None else list(batch.image_path)

@@ -123,13 +123,14 @@ def test_seed_makes_runs_equal_and_another_seed_different(folder_root: Path, tmp
 
 
 def test_resumed_training_equals_an_uninterrupted_one(folder_root: Path, tmp_path: Path) -> None:
-    whole = make_model(seed=1)
+    """To the last bit: without the cache, as which features are computed together changes their last bits."""
+    whole = make_model(seed=1, feature_cache=0)
     make_engine(tmp_path / "whole", max_epochs=3).fit(whole, datamodule=make_folder_data(folder_root))
 
-    first = make_model(seed=1)
+    first = make_model(seed=1, feature_cache=0)
     engine = make_engine(tmp_path / "first", max_epochs=1)
     engine.fit(first, datamodule=make_folder_data(folder_root))
-    resumed = make_model(seed=1)
+    resumed = make_model(seed=1, feature_cache=0)
     torch.rand(17)  # what was drawn in between must not matter
     make_engine(tmp_path / "resumed", max_epochs=3).fit(
         resumed, datamodule=make_folder_data(folder_root), ckpt_path=engine.best_model_path
@@ -300,7 +301,7 @@ class Brighten:
 def train_batch(model: Ckaad, labels: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     images = torch.rand(len(labels), 3, 64, 64) * 0.5
     batch = ImageBatch(image=model.pre_processor.transform(images), gt_label=torch.tensor(labels))
-    return images, *model._training_images(batch)
+    return images, *model._training_images(batch)[:2]
 
 
 def test_batches_without_known_anomalies_get_synthetic_ones_made_in_the_unit_range() -> None:
