@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ OWN_PARTS = ("model.", "discriminator.")
 SHAPING = ("backbone", "layers", "norm", "strategy")
 SCORING = ("score_top_k", "output_relu", "image_size")
 ONLY_PLAIN = "Expected weights_only=True, got False. Do leave it out: checkpoints of Ckaad hold plain data only."
+LIGHTNINGS_OWN = {"state_dict", "pytorch-lightning_version"}
 FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)|type ([\w.]+) whose|(?:class|function) '?([\w.]+)")
 
 
@@ -52,10 +54,11 @@ class SafeCheckpointIO(AnomalibCheckpointIO):
             raise CheckpointError(ONLY_PLAIN)
         _check_path(path)
         try:
+            _check_sums(path)
             content: Any = super().load_checkpoint(path, map_location, weights_only=True)
         except Exception as error:  # truncated zip, bad header, foreign pickle: many types, one meaning
             raise CheckpointError(loading_error(path, error)) from error
-        if not isinstance(content, dict):
+        if not isinstance(content, dict) or not content.keys() >= LIGHTNINGS_OWN:
             raise CheckpointError(_not_ours(path))
         return content
 
@@ -224,6 +227,16 @@ def _check_path(path: object) -> None:
     if not Path(path).is_file():
         msg = f"Expected a checkpoint file, got {path}, which does not exist. Do correct the path."
         raise CheckpointError(msg)
+
+
+def _check_sums(path: object) -> None:
+    """Compare a file's check sums, which torch does not look at: a flipped bit would be a weight of any size."""
+    if isinstance(path, str | Path) and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            msg = f"damaged: {damaged}"
+            raise zipfile.BadZipFile(msg)
 
 
 def _not_ours(path: object) -> str:

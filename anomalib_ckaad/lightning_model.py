@@ -95,7 +95,7 @@ class Ckaad(AnomalibModule):
             (400 for MVTecAD and Visa, 200 for all others). A number given here overrides the trainer's.
         seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
         pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
-        post_processor: As in every anomalib model.
+        post_processor: As in every anomalib model, or ``RatePostProcessor`` for thresholds of a false-positive rate.
         evaluator: Default True: the metrics above.
         visualizer: As in every anomalib model.
 
