@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import torch
 from anomalib.data import ImageBatch
@@ -191,7 +192,7 @@ def labels_of(engine: Engine, model: Ckaad, root: Path, **arguments: Any) -> lis
     return [bool(label) for batch in batches for label in batch.pred_label]
 
 
-def test_labels_of_checkpoint_and_onnx_model_are_equal(data_root: Path, tmp_path: Path) -> None:
+def test_labels_of_checkpoint_and_exported_model_are_equal(data_root: Path, tmp_path: Path) -> None:
     """On the very images that the threshold comes from, one of which is next to it."""
     processor = RatePostProcessor(image_false_positive_rate=0.3, pixel_false_positive_rate=0.05)
     model = make_model(post_processor=processor)
@@ -211,17 +212,21 @@ def test_labels_of_checkpoint_and_onnx_model_are_equal(data_root: Path, tmp_path
     assert labels_of(make_engine(tmp_path / "b"), plain, folder, ckpt_path=engine.best_model_path) == trained
     assert type(plain.post_processor) is PostProcessor
 
-    path = engine.export(loaded, ExportType.ONNX, export_root=tmp_path, onnx_kwargs={"opset_version": 18})
+    exporting = {"export_root": tmp_path, "input_size": (64, 64), "onnx_kwargs": {"opset_version": 18}}
+    path = engine.export(loaded, ExportType.ONNX, **exporting)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    exported, masks = [], []
-    for file in sorted(folder.iterdir()):
-        image = np.asarray(Image.open(file), dtype=np.float32).transpose(2, 0, 1)[None] / 255
-        outputs = dict(zip(names, session.run(None, {session.get_inputs()[0].name: image}), strict=True))
-        exported.append(bool(outputs["pred_label"].item()))
-        masks.append(outputs["pred_mask"].mean())
-    assert exported == trained
-    assert np.mean(masks) == pytest.approx(0.05, abs=0.002)
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = [
+        np.asarray(Image.open(file), np.float32).transpose(2, 0, 1)[None] / 255 for file in sorted(folder.iterdir())
+    ]
+    for run in (
+        lambda image: dict(zip(names, session.run(None, {session.get_inputs()[0].name: image}), strict=True)),
+        lambda image: {name: compiled(image)[name] for name in names},
+    ):
+        outputs = [run(image) for image in images]
+        assert [bool(output["pred_label"].item()) for output in outputs] == trained
+        assert np.mean([output["pred_mask"].mean() for output in outputs]) == pytest.approx(0.05, abs=0.002)
 
 
 def test_another_rate_without_training_again(data_root: Path, tmp_path: Path) -> None:
