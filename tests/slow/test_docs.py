@@ -71,6 +71,6 @@ def test_thresholds(tmp_path: Path) -> None:
     for checkpoint in (*(tmp_path / "results").rglob("v0/**/model.ckpt"), tmp_path / "line.ckpt"):
         content = torch.load(checkpoint, weights_only=True)
         thresholds.append(content["state_dict"]["post_processor._image_threshold"].item())
-        assert content["anomalib_post_processor_config"]["image_false_positive_rate"] in {0.05, 0.1}
+        assert content["anomalib_post_processor_config"]["image_false_positive_rate"] in {0.05, 0.2}
     assert len(thresholds) == 2
-    assert thresholds[0] >= thresholds[1]
+    assert thresholds[0] > thresholds[1]  # 13 * 0.05 lets no image exceed it, 13 * 0.2 the new one and one more
