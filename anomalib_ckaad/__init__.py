@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from anomalib_ckaad.lightning_model import Ckaad
     from anomalib_ckaad.metrics import SeenUnseenEvaluator
+    from anomalib_ckaad.thresholds import RatePostProcessor
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "ChestXray",
     "Ckaad",
     "KnownAnomalies",
+    "RatePostProcessor",
     "SeenUnseenEvaluator",
     "Textures",
     "__version__",

@@ -20,11 +20,14 @@ OWN_SENTENCE = re.compile(
 def main() -> None:
     """Register the plugin, then run anomalib's command line on this program's arguments."""
     register()
-    from anomalib.cli.cli import main as anomalib_main  # noqa: PLC0415  # its imports shall find the plugin there
+    from anomalib.loggers import configure_logger  # noqa: PLC0415  # anomalib's imports shall find the plugin there
+
+    from anomalib_ckaad.checked_cli import CheckedCLI  # noqa: PLC0415
 
     sys.argv[0] = "python -m anomalib_ckaad"  # what the help shows; Lightning restarts processes by module name
     try:
-        anomalib_main()
+        configure_logger()
+        CheckedCLI()
     except (ValueError, TypeError, OSError, ArithmeticError) as error:
         sentence = find_sentence(error)
         if sentence is None:

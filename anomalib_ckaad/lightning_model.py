@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from anomalib_ckaad.arguments import check_arguments
+from anomalib_ckaad.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
 from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files, datamodule_of, warn_of_turned
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
@@ -40,7 +41,7 @@ from anomalib_ckaad.random_state import get_random_state, set_random_state
 from anomalib_ckaad.reconstructor import NormName
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies, normal_then_anomalous
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization, read_warm_start
+from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Ckaad(AnomalibModule):
             once where no augmentation is random. 0 computes them every time, as is done on other devices than CPUs.
         seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
         pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
-        post_processor: As in every anomalib model.
+        post_processor: As in every anomalib model, or ``RatePostProcessor`` for thresholds of a false-positive rate.
         evaluator: Default True: the metrics above.
         visualizer: As in every anomalib model.
 
@@ -222,6 +223,7 @@ class Ckaad(AnomalibModule):
     def setup(self, stage: str) -> None:
         """Refuse unusable images before anything is computed, those of the test with them."""
         super().setup(stage)
+        load_safely(self.trainer)
         turned = []
         for subset in ("train_data", "val_data", "test_data"):
             samples = getattr(getattr(datamodule_of(self.trainer), subset, None), "samples", None)
@@ -379,23 +381,27 @@ class Ckaad(AnomalibModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, so that a resumed training equals an uninterrupted one."""
+        """Keep versions, and the random state, so that a resumed training equals an uninterrupted one."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["ckaad_random_state"] = get_random_state()
+        note_versions(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The checkpoint holds the backbone's weights: fitting on needs no others."""
+        """Refuse what is of another model; a checkpoint holds the backbone's weights: fitting on needs no others."""
+        check(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
         self._has_weights = True
         self._random_state = checkpoint.get("ckaad_random_state")
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Ckaad":  # noqa: ANN401
-        """Load a model with plain data only (``weights_only=True``) and without looking for pre-trained weights."""
-        kwargs.setdefault("pre_trained", False)
-        kwargs.setdefault("warm_start", None)
-        model = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        return cast("Ckaad", model)
+        """Load a model with plain data only (``weights_only=True``) and without looking for pre-trained weights.
+
+        Raises:
+            CheckpointError: If the file is missing, unreadable, unsafe or of another model.
+        """
+        kwargs = loading_arguments(checkpoint_path, *args, **kwargs)
+        return cast("Ckaad", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
     # What anomalib asks of a model
 

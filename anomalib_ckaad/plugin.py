@@ -21,7 +21,10 @@ DATAMODULES: Mapping[str, str] = dict.fromkeys(
 )
 
 # Names that anomalib has no place for: the package offers them, and configs name them in full.
-OTHERS: Mapping[str, str] = {"SeenUnseenEvaluator": "anomalib_ckaad.metrics"}
+OTHERS: Mapping[str, str] = {
+    "RatePostProcessor": "anomalib_ckaad.thresholds",
+    "SeenUnseenEvaluator": "anomalib_ckaad.metrics",
+}
 
 
 def register() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomalib_ckaad.backbone import FrozenBackbone, build_on_meta
+from anomalib_ckaad.checkpoints import loading_error
 
 PACKAGE = "package"
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
@@ -132,8 +133,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated zip, bad header, foreign pickle: many types, one meaning
-        msg = f"Expected a readable weights file, got {path} ({type(error).__name__}: {error}). Do fetch it again."
-        raise WeightsError(msg) from error
+        raise WeightsError(loading_error(path, error)) from error
     for key in ("state_dict", "model"):
         tensors = tensors.get(key, tensors)
     return {name.removeprefix("module."): value for name, value in tensors.items()}
@@ -155,39 +155,6 @@ def _copy(tensors: Mapping[str, Tensor], source: str, backbone: FrozenBackbone) 
             raise WeightsError(msg)
         state[name] = found
     backbone.network.load_state_dict(state)
-
-
-def read_warm_start(model: nn.Module, checkpoint: str) -> dict[str, Tensor]:
-    """Trained weights of a model's auto-encoder, backbone and discriminator from another training's checkpoint.
-
-    The thresholds stay out: they come from the new training's validation.
-
-    Args:
-        model: The model that is to begin with them.
-        checkpoint: A checkpoint that anomalib wrote for Ckaad.
-
-    Returns:
-        Tensors by name, all that the model has under ``model.`` and ``discriminator.``.
-
-    Raises:
-        WeightsError: If the file is missing, unreadable or of another backbone, stages or strategy.
-    """
-    path = Path(checkpoint).expanduser()
-    if not path.is_file():
-        msg = f"Expected warm_start to be a checkpoint, got {path}, which does not exist. Do correct the path."
-        raise WeightsError(msg)
-    tensors = _read(path)
-    own = {name: value for name, value in model.state_dict().items() if name.startswith(("model.", "discriminator."))}
-    for name, value in own.items():
-        found = tensors.get(name)
-        if found is None or found.shape != value.shape:
-            got = "no such tensor" if found is None else str(tuple(found.shape))
-            msg = (
-                f"Expected tensor {name!r} of shape {tuple(value.shape)} in {path}, got {got}. "
-                "Do train with the backbone, layers, norm and strategy of that checkpoint."
-            )
-            raise WeightsError(msg)
-    return {name: tensors[name] for name in own}
 
 
 def normalization(backbone: str, weights: str | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:

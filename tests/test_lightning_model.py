@@ -193,11 +193,11 @@ def test_warm_start_begins_with_another_trainings_weights(
         assert torch.equal(second.state_dict()[name], value)
     assert fetched == []
 
-    with pytest.raises(ValueError, match=r"Expected tensor 'model\..*' of shape .* Do train with the backbone, layers"):
-        make_model(layers=(1, 2), warm_start=engine.best_model_path)
     with pytest.raises(
-        ValueError, match=r"Expected warm_start to be a checkpoint, got none\.ckpt, which does not exist"
+        ValueError, match=r"Expected a checkpoint of layers \(1, 2\), got one of layers \(2, 3\)\. Do pass"
     ):
+        make_model(layers=(1, 2), warm_start=engine.best_model_path)
+    with pytest.raises(ValueError, match=r"Expected a checkpoint file, got none\.ckpt, which does not exist"):
         make_model(warm_start="none.ckpt")
 
 

@@ -114,7 +114,7 @@ def test_truncated_files(name: str, tmp_path: Path) -> None:
     tensors = some_weights("resnet18")
     torch.save(tensors, path) if name.endswith("pth") else save_file(tensors, path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(WeightsError, match=rf"Expected a readable weights file, got .*{name} .* Do fetch it again\."):
+    with pytest.raises(WeightsError, match=rf"Expected a readable file of tensors, got .*{name} .* Do copy it again"):
         load_backbone_weights(FrozenBackbone("resnet18", (1, 2)), str(path))
 
 
@@ -124,7 +124,7 @@ def test_pickled_code_is_refused(tmp_path: Path) -> None:
             return (print, ("executed",))
 
     torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match=r"Expected a readable weights file, got .*evil\.pth"):
+    with pytest.raises(WeightsError, match=r"Expected a file of tensors and plain data, got .*evil\.pth"):
         load_backbone_weights(FrozenBackbone("resnet18", (1, 2)), str(tmp_path / "evil.pth"))
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import write_images
 
@@ -47,3 +48,29 @@ def test_known_anomalies_from_start_to_finish(tmp_path: Path) -> None:
     assert metrics["seen_image_AUROC"] == metrics["type_scratch_image_AUROC"]
     assert metrics["unseen_image_AUROC"] == metrics["type_dent_image_AUROC"]
     assert list((results / "latest" / "images").rglob("*.png"))
+
+
+def test_thresholds(tmp_path: Path) -> None:
+    text = (DOCS / "thresholds.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["bash", "bash", "python"]
+    for folder, count in {"good": 24, "test_good": 4, "test_bad": 4}.items():
+        write_images(tmp_path / "line" / folder, count, size=96, seed=len(folder))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    outputs = []
+    for kind, block in blocks:
+        command = ["/bin/bash", "-c", block] if kind == "bash" else [sys.executable, "-c", block]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(re.sub(r"\s+", " ", done.stdout + done.stderr))
+    assert "Expected at least 19 normal validation images for image_false_positive_rate 0.05, got 12." in outputs[0]
+    assert list((tmp_path / "exported").rglob("model.onnx"))
+    thresholds = []
+    for checkpoint in (*(tmp_path / "results").rglob("v0/**/model.ckpt"), tmp_path / "line.ckpt"):
+        content = torch.load(checkpoint, weights_only=True)
+        thresholds.append(content["state_dict"]["post_processor._image_threshold"].item())
+        assert content["anomalib_post_processor_config"]["image_false_positive_rate"] in {0.05, 0.2}
+    assert len(thresholds) == 2
+    assert thresholds[0] > thresholds[1]  # 13 * 0.05 lets no image exceed it, 13 * 0.2 the new one and one more
