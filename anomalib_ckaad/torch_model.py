@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from anomalib.data import InferenceBatch
+from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
 from anomalib_ckaad.anomaly_map import anomaly_map, check_top_k, image_score
@@ -43,6 +44,24 @@ class CkaadModel(nn.Module):
         architecture = replace(architecture, output_relu=output_relu)
         self.auto_encoder = FeatureAutoEncoder(architecture, norm)
         self.score_top_k = score_top_k
+
+    @property
+    def tiler(self) -> None:
+        """None: where ``TilerConfigurationCallback`` would put its tiler."""
+        return
+
+    @tiler.setter
+    def tiler(self, tiler: Tiler) -> None:
+        """Refuse to cut images into tiles, which neither checkpoints nor exported models would know of.
+
+        Raises:
+            ValueError: Always; the message names what to do for large images.
+        """
+        msg = (
+            f"Expected whole images, got tiles of {tiler.tile_size_h}x{tiler.tile_size_w}, which neither checkpoints "
+            "nor exported models keep. Do enlarge image_size, or train on crops as docs/large_images.md shows."
+        )
+        raise ValueError(msg)
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse images that leave the bottleneck less than two positions, or the image score too few pixels.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomalib_ckaad.backbone import FrozenBackbone, build_on_meta
 from anomalib_ckaad.checkpoints import loading_error
+from anomalib_ckaad.hub import check_hub
 
 PACKAGE = "package"
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
@@ -57,25 +58,42 @@ def load_backbone_weights(backbone: FrozenBackbone, weights: str | None) -> None
     Raises:
         WeightsError: If weights are missing, unreadable or do not fit; the message names file and tensor.
     """
-    if weights is None:
-        source, tensors = f"timm's hub ({backbone.name})", _from_hub(backbone)
-    elif weights == PACKAGE:
-        path = _packaged_file(backbone.name)
-        # The package names its tensors differently, but in timm's order.
-        names = list(timm.create_model(PACKAGED_BACKBONE).state_dict())
-        source, tensors = str(path), dict(zip(names, _read(path).values(), strict=True))
-    else:
-        path = _weights_file(backbone.name, weights)
-        source, tensors = str(path), _read(path)
+    source, tensors = read_weights(backbone.name, weights)
     _copy(tensors, source, backbone)
 
 
-def _from_hub(backbone: FrozenBackbone) -> Mapping[str, Tensor]:
+def read_weights(backbone: str, weights: str | None) -> tuple[str, Mapping[str, Tensor]]:
+    """Read weights without a model that they are for.
+
+    Args:
+        backbone: timm's name of the backbone.
+        weights: As for ``load_backbone_weights``.
+
+    Returns:
+        Where they come from, for messages, and tensors by timm's names.
+
+    Raises:
+        WeightsError: If weights are missing or unreadable.
+    """
+    if weights is None:
+        return f"timm's hub ({backbone})", _from_hub(backbone)
+    if weights == PACKAGE:
+        path = _packaged_file(backbone)
+        # The package names its tensors differently, but in timm's order.
+        names = list(timm.create_model(PACKAGED_BACKBONE).state_dict())
+        return str(path), dict(zip(names, _read(path).values(), strict=True))
+    path = _weights_file(backbone, weights)
+    return str(path), _read(path)
+
+
+def _from_hub(backbone: str) -> Mapping[str, Tensor]:
     try:
-        return timm.create_model(backbone.name, pretrained=True).state_dict()
+        check_hub(build_on_meta(backbone).pretrained_cfg)
+        return timm.create_model(backbone, pretrained=True).state_dict()
     except Exception as error:  # the hub's clients raise errors of many libraries
+        reason = " ".join(str(error).split()).rstrip(".")
         msg = (
-            f"Expected weights of {backbone.name} from timm's hub, got {type(error).__name__}: {error}. "
+            f"Expected weights of {backbone} from timm's hub, got {type(error).__name__}: {reason}. "
             "Do connect to the network once, or pass weights= a .pth or .safetensors file, a local-dir folder, "
             f"or {PACKAGE!r} with backbone {PACKAGED_BACKBONE!r}."
         )
@@ -135,7 +153,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # truncated zip, bad header, foreign pickle: many types, one meaning
         raise WeightsError(loading_error(path, error)) from error
     for key in ("state_dict", "model"):
-        tensors = tensors.get(key, tensors)
+        tensors = tensors.get(key, tensors) if isinstance(tensors, Mapping) else tensors
+    if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
+        msg = f"Expected tensors by name in {path}, got {type(tensors).__name__}. Do pass a state dict."
+        raise WeightsError(msg)
     return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName
 from PIL import Image
 
+from anomalib_ckaad.cache import cache_root
 from anomalib_ckaad.data.conversion import (
     base_name,
     command_for_more,
@@ -27,14 +27,12 @@ from anomalib_ckaad.data.decoding import SIDEWAYS, TURNED, UPRIGHT, needs_conver
 from anomalib_ckaad.data.image_error import ImageFileError
 from anomalib_ckaad.data.intensities import IntensityRule
 
-CACHE_VARIABLE: Final = "ANOMALIB_CKAAD_CACHE"
 RULE_VERSION: Final = 1  # what an older version has written is not used
 
 
 def cache_folder() -> Path:
     """Folder of the converted images: in ``$ANOMALIB_CKAAD_CACHE``, else in ``~/.cache/anomalib-ckaad``."""
-    own = os.environ.get(CACHE_VARIABLE)
-    return (Path(own) if own else Path.home() / ".cache" / "anomalib-ckaad") / "converted"
+    return cache_root() / "converted"
 
 
 def convert_samples(subsets: Mapping[str, AnomalibDataset], rule: IntensityRule) -> str | None:

@@ -1,0 +1,85 @@
+"""Score a camera, a video or a folder of pictures with an exported model, and draw where it looks wrong.
+
+Needs ``openvino`` and ``opencv-python-headless`` only. Shown windows need a build of OpenCV with windows.
+
+    python examples/openvino_camera.py results/weights/openvino/model.xml 0 --output overlays
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openvino
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+THRESHOLD = 0.5  # anomalib's post-processor puts it there
+
+
+def frames(source: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and pictures (H, W, 3), blue first, of a folder, a camera's number, or a video."""
+    if Path(source).is_dir():
+        for path in sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES):
+            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if picture is None:
+                print(f"Expected a picture, got {path}, which cannot be read. Do look at it; it is left out.")
+                continue
+            yield "_".join(path.relative_to(source).with_suffix("").parts), picture
+        return
+    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+    if not capture.isOpened():
+        msg = f"Expected a folder, a video or a camera's number, got {source!r}. Do check it."
+        raise SystemExit(msg)
+    for number in itertools.count():
+        read, picture = capture.read()
+        if not read:
+            return
+        yield f"{number:06}", picture
+
+
+def overlay(picture: np.ndarray, anomaly_map: np.ndarray, text: str) -> np.ndarray:
+    """Lay a map in [0, 1], where 0.5 is the threshold, over a picture, with a line around what exceeds it."""
+    heat = cv2.resize(anomaly_map, picture.shape[1::-1])
+    colored = cv2.applyColorMap((255 * heat.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_JET)
+    drawn = cv2.addWeighted(picture, 0.6, colored, 0.4, 0)
+    contours, _ = cv2.findContours((heat > THRESHOLD).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    drawn = cv2.drawContours(drawn, contours, -1, (255, 255, 255), max(1, min(heat.shape) // 256))
+    size = min(heat.shape) / 500
+    return cv2.putText(drawn, text, (5, int(30 * size) + 5), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 2)
+
+
+def main() -> None:
+    """Print a line for each picture, and write or show it with its map."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="model.xml, or model.onnx")
+    parser.add_argument("source", help="a folder, a video, or a camera's number")
+    parser.add_argument("--output", type=Path, help="a folder for pictures with their maps")
+    parser.add_argument("--show", action="store_true", help="show them in a window; q ends")
+    parser.add_argument("--device", default="CPU", help="OpenVINO's name of a device; default: %(default)s")
+    parser.add_argument("--precision", default="f32", help="f32 gives training's scores, bf16 may be faster")
+    options = parser.parse_args()
+    model = openvino.compile_model(options.model, options.device, {"INFERENCE_PRECISION_HINT": options.precision})
+    for name, picture in frames(options.source):
+        batch = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).transpose(2, 0, 1)[None].astype(np.float32) / 255
+        found = model(batch)
+        score, bad = float(found["pred_score"].squeeze()), bool(found["pred_label"].squeeze())
+        text = f"{'BAD' if bad else 'good'} {score:.3f}"
+        print(name, text, flush=True)
+        drawn = overlay(picture, found["anomaly_map"].squeeze(), text)
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(options.output / f"{name}.png"), drawn)
+        if options.show:
+            try:
+                cv2.imshow("anomalies", drawn)
+            except cv2.error:
+                msg = "Expected an OpenCV with windows, got a headless one. Do use --output."
+                raise SystemExit(msg) from None
+            if cv2.waitKey(1) == ord("q"):
+                return
+
+
+if __name__ == "__main__":
+    main()
