@@ -121,8 +121,8 @@ def object_file(path: Path) -> list[str]:
         (lambda _: ["local-dir:x"], "Expected timm's name of a backbone, got 'local-dir:x'."),
         (lambda _: ["resnet18", "--from", "no.pth"], "Expected a file or folder with weights, got no.pth, which"),
         (lambda _: ["resnet18", "--from", "package"], "Expected backbone 'tf_efficientnet_lite0' for weights"),
-        (lambda path: truncated(path, ".pth"), "Expected a readable weights file, got "),
-        (lambda path: truncated(path, ".safetensors"), "Expected a readable weights file, got "),
+        (lambda path: truncated(path, ".pth"), "Expected a readable file of tensors, got "),
+        (lambda path: truncated(path, ".safetensors"), "Expected a readable file of tensors, got "),
         (object_file, "Expected tensors by name in "),
         (
             lambda path: spoil(path, lambda tensors: tensors.update({"bn1.weight": torch.zeros(5)})),
