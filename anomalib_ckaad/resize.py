@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+from torchvision.transforms.v2 import Compose, Resize, Transform
 
 
 def resize_matrix(pixels: int, size: int, like: Tensor) -> Tensor:
@@ -89,4 +89,5 @@ def exact_resizes(transform: Transform | nn.Module | None, exported: nn.Module |
 
 def _is_covered(resize: Resize) -> bool:
     """Whether ``ExactResize`` computes the same; a single number in ``size`` is that of the shorter side."""
-    return bool(resize.antialias) and len(resize.size) == 2 and resize.interpolation == InterpolationMode.BILINEAR  # noqa: PLR2004
+    mode = getattr(resize.interpolation, "value", resize.interpolation)  # text or enum, by version
+    return bool(resize.antialias) and len(resize.size) == 2 and mode == "bilinear"  # noqa: PLR2004
