@@ -25,7 +25,7 @@ def main() -> None:
     sys.argv[0] = "python -m anomalib_ckaad"  # what the help shows; Lightning restarts processes by module name
     try:
         anomalib_main()
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
         sentence = find_sentence(error)
         if sentence is None:
             raise

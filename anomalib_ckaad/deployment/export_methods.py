@@ -1,5 +1,7 @@
 """The methods that ``anomalib export`` and ``Engine.export`` call, and the graph they export."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,15 @@ class ExportMethods:
         raw = self.model(batch if self.pre_processor is None else self.pre_processor(batch))
         processed = raw if self.post_processor is None else self.post_processor(raw)
         return with_raw(processed, raw) if self._raw_outputs else processed
+
+    @contextmanager
+    def raw_outputs(self, *, enabled: bool = True) -> Iterator[None]:
+        """For a while, ``forward`` gives ``raw_pred_score`` and ``raw_anomaly_map`` as well."""
+        self._raw_outputs = enabled
+        try:
+            yield
+        finally:
+            self._raw_outputs = False
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export as anomalib does, without the discriminator.
@@ -70,13 +81,10 @@ class ExportMethods:
         check_installed("onnx", "onnxscript")
         kwargs.setdefault("opset_version", ONNX_OPSET)
         anomalibs: Any = super()
-        self._raw_outputs = raw_outputs
-        try:
+        with self.raw_outputs(enabled=raw_outputs):
             return export_at_once(
                 export_root, lambda root: Path(anomalibs.to_onnx(root, model_file_name, input_size, **kwargs))
             )
-        finally:
-            self._raw_outputs = False
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401 - anomalib's
         """Export as anomalib does, with its arguments.
