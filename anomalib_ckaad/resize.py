@@ -55,11 +55,14 @@ class ExactResize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Resize images (N, C, H, W) of floating-point numbers to (N, C, *size)."""
-        (height, width), size = images.shape[-2:], self.size
-        if not _fits(width, size[1]):
-            images = images @ resize_matrix(width, size[1], images).T
-        if not _fits(height, size[0]):
-            images = resize_matrix(height, size[0], images) @ images
+        if all(_fits(pixels, size) for pixels, size in zip(images.shape[-2:], self.size, strict=True)):
+            return images
+        # Each product is followed by a transposition: quantization takes a product with something added, as the mean
+        # is in normalization, for a layer with a bias, and fails to correct that.
+        for size in reversed(self.size):
+            if not _fits(images.shape[-1], size):
+                images = images @ resize_matrix(images.shape[-1], size, images).mT
+            images = images.mT
         return images
 
 
