@@ -35,7 +35,7 @@ def raise_(error: Exception) -> NoReturn:
 def test_help_and_version_need_no_torch() -> None:
     code = """import sys
 from anomalib_ckaad.cli import main
-for arguments in (["--help"], ["--version"], ["config", "list"], ["demo", "--help"], ["convert", "--help"]):
+for arguments in (["--help"], ["--version"], ["config", "list"], ["demo", "--help"], ["convert", "--help"], ["validate", "-h"]):
     try:
         main(arguments)
     except SystemExit as stop:
@@ -71,10 +71,14 @@ def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys
         (["config", "print"], "Expected `anomalib-ckaad config [-h] {list,show,path} ...`", "invalid choice: 'print'"),
         (
             ["train"],
-            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert} ...`",
+            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,validate} ...`",
             "invalid choice: 'train'",
         ),
-        ([], "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert} ...`", "required: command"),
+        (
+            [],
+            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,validate} ...`",
+            "required: command",
+        ),
         (["config", "list", "more"], "Expected `anomalib-ckaad [-h]", "unrecognized arguments: more"),
         (["demo", "--data", "no/folder"], "Expected --data to be a folder of images", "got 'no/folder'"),
     ],
