@@ -32,7 +32,7 @@ WAYS = (
     ("INT8_PTQ", "int8_ptq", "f32"),
     ("INT8_ACQ", "int8_acq", "f32"),
 )
-TEXTURES = {"image_size": 128, "train_images": 48, "train_batch_size": 8, "eval_batch_size": 1}
+TEXTURES = {"image_size": 128, "train_images": 48, "train_batch_size": 8, "eval_batch_size": 4}
 
 
 def train(output: Path) -> tuple[Path, Path]:
@@ -47,7 +47,7 @@ def train(output: Path) -> tuple[Path, Path]:
         layers=(2, 3),
         image_size=128,
         discriminator_learning_rate=1e-3,
-        max_epochs=12,
+        max_epochs=8,
         seed=0,
         visualizer=False,
     )

@@ -35,7 +35,8 @@ def raise_(error: Exception) -> NoReturn:
 def test_help_and_version_need_no_torch() -> None:
     code = """import sys
 from anomalib_ckaad.cli import main
-for arguments in (["--help"], ["--version"], ["config", "list"], ["demo", "--help"], ["convert", "--help"], ["validate", "-h"]):
+commands = [[name, "--help"] for name in ("demo", "convert", "validate")]
+for arguments in (["--help"], ["--version"], ["config", "list"], *commands):
     try:
         main(arguments)
     except SystemExit as stop:
