@@ -28,7 +28,7 @@ def main() -> None:
     try:
         configure_logger()
         CheckedCLI()
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
         sentence = find_sentence(error)
         if sentence is None:
             raise

@@ -120,6 +120,13 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return run(online=arguments.online, as_json=arguments.json)
 
 
+def run_validate(arguments: argparse.Namespace) -> int:
+    """Compare an exported file with its checkpoint on real images."""
+    from anomalib_ckaad.deployment.validate import run_validate as run  # noqa: PLC0415  # imports torch
+
+    return run(arguments.ckpt, arguments.exported, arguments.data, arguments.tolerance, arguments.precision)
+
+
 def counts(text: str) -> list[int]:
     """Numbers of known anomalies, separated by commas.
 
@@ -146,6 +153,19 @@ def intensities(text: str) -> str | tuple[float, float]:
     ('image', (-100.0, 400.0))
     """
     return text if text in {"dataset", "image"} else pair(text)
+
+
+def tolerance(text: str) -> float:
+    """A number of at least 0.
+
+    >>> tolerance("1e-3")
+    0.001
+    """
+    number = float(text)
+    if not number >= 0:  # nor NaN, which every difference would exceed
+        msg = f"{text!r} is not a number of at least 0"
+        raise argparse.ArgumentTypeError(msg)
+    return number
 
 
 def build_parser() -> Parser:
@@ -198,6 +218,27 @@ def build_parser() -> Parser:
     doctor.add_argument("--online", action="store_true", help="also try whether timm's hub can be reached")
     doctor.add_argument("--json", action="store_true", help="for machines")
     doctor.set_defaults(run=run_doctor)
+
+    validate = commands.add_parser("validate", help="does an exported file give what its checkpoint gives?")
+    validate.add_argument("--ckpt", type=Path, required=True, metavar="FILE", help="the checkpoint")
+    validate.add_argument(
+        "--exported", type=Path, required=True, metavar="FILE", help="what `anomalib export` wrote: .onnx, .xml or .pt"
+    )
+    validate.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR|CONFIG",
+        help="a folder of images (below good or normal: normal, below others: anomalous), or a config of `anomalib "
+        "train`, for its test images",
+    )
+    validate.add_argument(
+        "--tolerance", type=tolerance, default=1e-4, help="of scores and maps; no label may flip; default: %(default)s"
+    )
+    validate.add_argument(
+        "--precision", choices=("f32", "bf16", "f16"), default="f32", help="OpenVINO's; default: %(default)s"
+    )
+    validate.set_defaults(run=run_validate)
     return parser
 
 
@@ -245,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:
         return run(parsed)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if not str(error).startswith("Expected "):  # not one of the project's own sentences: the traceback is needed
             raise
         print(error, file=sys.stderr)

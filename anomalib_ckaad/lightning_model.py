@@ -20,6 +20,7 @@ from torch import Tensor
 from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
 from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files, datamodule_of, warn_of_turned
+from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
 from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
@@ -35,6 +36,7 @@ from anomalib_ckaad.preprocessing import (
     find_normalize,
     in_unit_range,
     make_pre_processor,
+    resize_exactly,
     warn_of_other_normalization,
 )
 from anomalib_ckaad.random_state import get_random_state, set_random_state
@@ -53,7 +55,7 @@ ADAM_BETAS = (0.5, 0.999)
 SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
 
 
-class Ckaad(AnomalibModule):
+class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
     """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot give back.
 
     Items of a training batch with ``gt_label`` 1 are the known anomalies. A batch without any gets elastic deformations
@@ -174,6 +176,7 @@ class Ckaad(AnomalibModule):
             visualizer=visualizer,
         )
         self.hparams.pop("synthesis", None)  # an object: a checkpoint that holds one cannot be loaded safely
+        resize_exactly(self.pre_processor)
         self.automatic_optimization = False
         self.pre_trained = pre_trained
         self.weights = weights
@@ -390,6 +393,7 @@ class Ckaad(AnomalibModule):
         """Refuse what is of another model; a checkpoint holds the backbone's weights: fitting on needs no others."""
         check(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
+        resize_exactly(self.pre_processor)  # the checkpoint brought its own transform
         self._has_weights = True
         self._random_state = checkpoint.get("ckaad_random_state")
 

@@ -8,6 +8,8 @@ from anomalib.pre_processing import PreProcessor
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from anomalib_ckaad.resize import exact_resizes
+
 logger = logging.getLogger(__name__)
 
 MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -21,6 +23,12 @@ def make_pre_processor(image_size: tuple[int, int], normalization: MeanAndStd) -
     return PreProcessor(
         transform=Compose([Resize(image_size, antialias=True), Normalize(mean=list(mean), std=list(std))])
     )
+
+
+def resize_exactly(pre_processor: nn.Module | None) -> None:
+    """Make exported graphs resize as training does: anomalib's pre-processor drops antialiasing for export."""
+    if isinstance(pre_processor, PreProcessor):
+        pre_processor.export_transform = exact_resizes(pre_processor.transform, pre_processor.export_transform)
 
 
 def _walk(transform: nn.Module | None) -> Iterator[nn.Module]:

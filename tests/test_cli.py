@@ -35,7 +35,7 @@ def raise_(error: Exception) -> NoReturn:
 def test_help_and_version_need_no_torch() -> None:
     code = """import sys
 from anomalib_ckaad.cli import main
-helps = [[name, "--help"] for name in ("demo", "convert", "weights", "doctor")]
+helps = [[name, "--help"] for name in ("demo", "convert", "weights", "doctor", "validate")]
 for arguments in (["--help"], ["--version"], ["config", "list"], ["weights", "list"], *helps):
     try:
         main(arguments)
@@ -72,12 +72,12 @@ def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys
         (["config", "print"], "Expected `anomalib-ckaad config [-h] {list,show,path} ...`", "invalid choice: 'print'"),
         (
             ["train"],
-            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,weights,doctor} ...`",
+            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,weights,doctor,validate} ...`",
             "invalid choice: 'train'",
         ),
         (
             [],
-            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,weights,doctor} ...`",
+            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,weights,doctor,validate} ...`",
             "required: command",
         ),
         (["config", "list", "more"], "Expected `anomalib-ckaad [-h]", "unrecognized arguments: more"),

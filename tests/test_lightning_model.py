@@ -172,7 +172,8 @@ def test_weights_are_fetched_when_fitting_starts_and_not_before(
     monkeypatch.setattr(lightning_model, "load_backbone_weights", lambda backbone, weights: fetched.append(weights))
     model = make_model(pre_trained=True)
     make_engine(tmp_path).predict(model, datamodule=make_folder_data(folder_root))
-    make_engine(tmp_path).export(model, ExportType.TORCH, export_root=tmp_path)
+    with pytest.raises(ValueError, match="Expected a fitted model to export"):
+        make_engine(tmp_path).export(model, ExportType.TORCH, export_root=tmp_path)
     assert fetched == []
     make_engine(tmp_path).fit(model, datamodule=make_folder_data(folder_root))
     assert fetched == [None]

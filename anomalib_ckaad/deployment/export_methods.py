@@ -1,0 +1,99 @@
+"""The methods that ``anomalib export`` and ``Engine.export`` call, and the graph they export."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from anomalib_ckaad.deployment.export import check_fitted, check_installed, export_at_once, with_raw, without
+
+ONNX_OPSET = 18
+"""What torch's exporter writes; asked for an older one, as anomalib does, it converts, fails and shows a traceback."""
+
+
+class ExportMethods:
+    """anomalib's exports for a model with a discriminator: fitted models only, whole files only.
+
+    Comes before ``AnomalibModule`` among the bases, whose methods it calls.
+    """
+
+    model: nn.Module
+
+    pre_processor: nn.Module | None
+    post_processor: nn.Module | None
+    discriminator: nn.Module | None
+    _has_weights: bool
+    _raw_outputs: bool = False
+
+    def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
+        """Pre-processor, model and post-processor on images (N, 3, H, W) in [0, 1]: the graph that is exported."""
+        del args, kwargs
+        raw = self.model(batch if self.pre_processor is None else self.pre_processor(batch))
+        processed = raw if self.post_processor is None else self.post_processor(raw)
+        return with_raw(processed, raw) if self._raw_outputs else processed
+
+    @contextmanager
+    def raw_outputs(self, *, enabled: bool = True) -> Iterator[None]:
+        """For a while, ``forward`` gives ``raw_pred_score`` and ``raw_anomaly_map`` as well."""
+        self._raw_outputs = enabled
+        try:
+            yield
+        finally:
+            self._raw_outputs = False
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export as anomalib does, without the discriminator.
+
+        Raises:
+            ValueError: If the model is not fitted.
+        """
+        check_fitted(self.post_processor, has_weights=self._has_weights)
+        anomalibs: Any = super()
+        with without(self, "discriminator"):
+            return export_at_once(export_root, lambda root: Path(anomalibs.to_torch(root, model_file_name)))
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        *,
+        raw_outputs: bool = False,
+        **kwargs: Any,  # noqa: ANN401 - torch's exporter's
+    ) -> Path:
+        """Export as anomalib does.
+
+        Args:
+            export_root: Folder below which ``weights/onnx`` is made.
+            model_file_name: Name of the file without its ending.
+            input_size: Height and width of the images; None for any.
+            raw_outputs: Whether ``raw_pred_score`` and ``raw_anomaly_map`` are outputs as well. OpenVINO exports, and
+                anomalib's command line, take it among ``onnx_kwargs``.
+            **kwargs: Arguments of ``torch.onnx.export``.
+
+        Raises:
+            ValueError: If the model is not fitted.
+            ModuleNotFoundError: If the exporter's packages are missing.
+        """
+        check_fitted(self.post_processor, has_weights=self._has_weights)
+        check_installed("onnx", "onnxscript")
+        kwargs.setdefault("opset_version", ONNX_OPSET)
+        anomalibs: Any = super()
+        with self.raw_outputs(enabled=raw_outputs):
+            return export_at_once(
+                export_root, lambda root: Path(anomalibs.to_onnx(root, model_file_name, input_size, **kwargs))
+            )
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401 - anomalib's
+        """Export as anomalib does, with its arguments.
+
+        Raises:
+            ValueError: If the model is not fitted.
+            ModuleNotFoundError: If OpenVINO is missing.
+        """
+        check_fitted(self.post_processor, has_weights=self._has_weights)
+        check_installed("openvino")
+        anomalibs: Any = super()
+        return export_at_once(export_root, lambda root: Path(anomalibs.to_openvino(root, *args, **kwargs)))

@@ -1,0 +1,118 @@
+"""What precision costs: AUROC, differences, size and latency of OpenVINO exports in f32, bf16, FP16 and INT8.
+
+    python benchmarks/export_precision.py [--config configs/demo.yaml --ckpt MODEL.ckpt] [--output DIR]
+
+Without a checkpoint, a small model is trained on the built-in textures. Test images are those of the config;
+post-training quantization calibrates on its validation images. Every export is compared with its checkpoint as
+`anomalib-ckaad validate` does it, on raw scores.
+"""
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anomalib.engine import Engine
+from rich.console import Console
+from rich.table import Table
+
+from anomalib_ckaad import Ckaad, Textures
+from anomalib_ckaad.deployment.images import find_test_images, make_datamodule
+from anomalib_ckaad.deployment.runtimes import load_exported
+from anomalib_ckaad.deployment.validate import compare, load_checkpoint
+
+# name, anomalib's compression_type, OpenVINO's precision
+WAYS = (
+    ("f32", None, "f32"),
+    ("bf16, OpenVINO's own choice", None, "bf16"),
+    ("FP16 weights", "fp16", "f32"),
+    ("INT8 weights", "int8", "f32"),
+    ("INT8_PTQ", "int8_ptq", "f32"),
+    ("INT8_ACQ", "int8_acq", "f32"),
+)
+TEXTURES = {"image_size": 128, "train_images": 48, "train_batch_size": 8, "eval_batch_size": 4}
+
+
+def train(output: Path) -> tuple[Path, Path]:
+    """Train on textures; return the checkpoint and a config with the data."""
+    data = {"root": str(output / "data"), **TEXTURES}
+    config = output / "config.yaml"
+    lines = [f"    {name}: {value}" for name, value in data.items()]
+    config.write_text("\n".join(["data:", "  class_path: anomalib_ckaad.Textures", "  init_args:", *lines, ""]))
+    model = Ckaad(
+        "tf_efficientnet_lite0",
+        weights="package",
+        layers=(2, 3),
+        image_size=128,
+        discriminator_learning_rate=1e-3,
+        max_epochs=8,
+        seed=0,
+        visualizer=False,
+    )
+    engine = Engine(default_root_dir=output / "run", accelerator="cpu", logger=False, enable_progress_bar=False)
+    engine.fit(model, datamodule=Textures(**data))
+    (checkpoint,) = output.glob("run/Ckaad/Textures/brick/v*/weights/lightning/model.ckpt")
+    return checkpoint, config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="a config of `anomalib train`, for its data")
+    parser.add_argument("--ckpt", type=Path, help="its checkpoint")
+    parser.add_argument("--output", type=Path, help="where exports go; default: a temporary folder")
+    arguments = parser.parse_args()
+    if (arguments.config is None) != (arguments.ckpt is None):
+        parser.error("--config and --ckpt belong together")
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as temporary:
+        output = arguments.output or Path(temporary)
+        output.mkdir(parents=True, exist_ok=True)
+        checkpoint, config = (arguments.ckpt, arguments.config) if arguments.ckpt else train(output)
+        Console(width=110).print(measure(checkpoint, config, output))
+
+
+def measure(checkpoint: Path, config: Path, output: Path) -> Table:
+    images = find_test_images(config)
+    model = load_checkpoint(checkpoint)
+    table = Table(title=f"OpenVINO exports against their checkpoint, {len(images)} test images")
+    for name in ("", "image AUROC", "raw score, largest diff.", "labels flipped", "MiB", "median ms"):
+        table.add_column(name, justify="right" if name else "left")
+    paths: dict[str | None, Path] = {}
+    for name, compression, precision in WAYS:
+        path = paths.get(compression) or export(checkpoint, config, output / str(compression), compression)
+        paths[compression] = path
+        found: Any = compare(model, load_exported(path, precision), images)
+        if not table.rows:
+            row = f"{found.auroc[0]:.4f}" if found.auroc else "no labels"
+            table.add_row("checkpoint", row, "", "", "", f"{1000 * np.median(found.seconds[0]):.1f}")
+        table.add_row(
+            name,
+            f"{found.auroc[1]:.4f}" if found.auroc else "no labels",
+            f"{found.differences['raw_pred_score']:.1e}",
+            str(found.flipped_labels),
+            f"{path.with_suffix('.bin').stat().st_size / 2**20:.1f}",
+            f"{1000 * np.median(found.seconds[1]):.1f}",
+        )
+    return table
+
+
+def export(checkpoint: Path, config: Path, output: Path, compression: str | None) -> Path:
+    path = Engine(logger=False).export(
+        Ckaad(pre_trained=False),
+        "openvino",
+        export_root=output,
+        compression_type=compression,
+        datamodule=make_datamodule(config),
+        onnx_kwargs={"raw_outputs": True, "verbose": False},
+        ckpt_path=checkpoint,
+    )
+    if path is None:
+        msg = f"Expected an export, got none for {compression}. Do see anomalib's messages above."
+        raise RuntimeError(msg)
+    return path
+
+
+if __name__ == "__main__":
+    main()

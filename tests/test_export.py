@@ -1,0 +1,121 @@
+"""Exports of a model that is not fitted, that fail half-way, or that lack a package; what a .pt file holds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.models.components import AnomalibModule
+
+from anomalib_ckaad.deployment import export as export_module
+from anomalib_ckaad.deployment.export import check_installed, export_at_once
+from anomalib_ckaad.lightning_model import Ckaad
+
+
+def tiny(*, fitted: bool = True, **arguments: Any) -> Ckaad:
+    model = Ckaad("resnet18", layers=(2, 3), image_size=64, pre_trained=False, seed=0, **arguments).eval()
+    if fitted:  # what validation does
+        model.post_processor.load_state_dict(
+            {
+                "_image_threshold": torch.tensor(0.5),
+                "_pixel_threshold": torch.tensor(0.6),
+                "image_min": torch.tensor(0.0),
+                "image_max": torch.tensor(2.0),
+                "pixel_min": torch.tensor(0.0),
+                "pixel_max": torch.tensor(2.0),
+            },
+            strict=False,
+        )
+    return model
+
+
+@pytest.mark.parametrize("method", ["to_torch", "to_onnx", "to_openvino"])
+@pytest.mark.parametrize("arguments", [{}, {"post_processor": False}])
+def test_a_model_that_is_not_fitted_is_refused_before_anything_is_written(
+    method: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tiny(fitted=False, **arguments)
+    with pytest.raises(ValueError, match=r"^Expected a fitted model to export, got one .* Do train it.*ckpt_path\.$"):
+        getattr(model, method)(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("method", "kind"), [("to_torch", "torch"), ("to_onnx", "onnx"), ("to_openvino", "openvino")])
+def test_an_export_that_fails_half_way_leaves_the_earlier_file_and_nothing_else(
+    method: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: AnomalibModule, export_root: Path, *args: Any, **kwargs: Any) -> Path:
+        folder = Path(export_root) / "weights" / kind
+        folder.mkdir(parents=True)
+        (folder / "model.any").write_text("half")
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(AnomalibModule, method, fail)
+    earlier = tmp_path / "old" / "weights" / kind / "model.any"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("whole")
+    for root in (tmp_path / "old", tmp_path / "new" / "deep"):
+        with pytest.raises(RuntimeError, match="disk full"):
+            getattr(tiny(), method)(root)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [earlier]
+    assert earlier.read_text() == "whole"
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_are_in_place_before_the_graph_that_refers_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: (moved.append(self.name), replace(self, target))[1])
+
+    def write(root: Path) -> Path:
+        for name in ("a.xml", "b.bin"):
+            (root / name).write_text(name)
+        return root / "a.xml"
+
+    assert export_at_once(tmp_path, write) == tmp_path / "a.xml"
+    assert moved == ["b.bin", "a.xml"]
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotADirectoryError, match=r"^Expected a folder to export to, got .* Do give another"):
+            tiny().to_torch(root)
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"^Expected the package openvino .*'anomalib-ckaad\[openvino\]'`\.$"):
+        check_installed("openvino")
+    with pytest.raises(ModuleNotFoundError, match="onnx"):
+        tiny().to_onnx("anywhere")
+
+
+def test_torch_exports_hold_no_discriminator_and_the_model_keeps_its_own(tmp_path: Path) -> None:
+    model = tiny()
+    path = model.to_torch(tmp_path)
+    loaded = torch.load(path, weights_only=False)["model"]
+    assert model.discriminator is not None
+    assert loaded.discriminator is None
+    needed = sum(parameter.numel() for parameter in model.model.parameters())
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == needed
+    assert path.stat().st_size < 4.2 * needed
+
+
+def test_raw_outputs_are_the_models_own_and_only_there_when_asked_for() -> None:
+    model = tiny()
+    images = torch.rand(2, 3, 90, 70)
+    with torch.no_grad():
+        raw = model.model(model.pre_processor(images))
+        with model.raw_outputs():
+            outputs = model(images)
+        assert isinstance(model(images), InferenceBatch)
+    assert torch.equal(outputs.raw_pred_score, raw.pred_score)
+    assert torch.equal(outputs.raw_anomaly_map, raw.anomaly_map)
+    # anomalib cuts normalized scores off, so that they cannot be turned back.
+    expected = ((raw.pred_score - 0.5) / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(outputs.pred_score, expected)
+    assert outputs._fields[:4] == InferenceBatch._fields

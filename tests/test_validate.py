@@ -1,0 +1,158 @@
+"""`anomalib-ckaad validate` with a stand-in for the exported file, and bad input to the command."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_ckaad import cli
+from anomalib_ckaad.deployment import export
+from anomalib_ckaad.deployment.images import find_test_images
+from anomalib_ckaad.deployment.runtimes import Array, Exported, load_exported
+from anomalib_ckaad.deployment.validate import Comparison, compare, make_table
+from anomalib_ckaad.lightning_model import Ckaad
+from tests.conftest import write_images
+from tests.test_export import tiny
+
+Outputs = dict[str, Array]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for folder, size in (("good", 80), ("bad", 96), ("ground_truth/bad", 96)):
+        write_images(tmp_path / folder, 3, size)
+    return tmp_path
+
+
+def stand_in(model: Ckaad, change: Callable[[Outputs], Outputs], size: tuple[int, int] | None = None) -> Exported:
+    def run(given: Array) -> Outputs:
+        assert size is None or given.shape[-2:] == size
+        with torch.no_grad(), model.raw_outputs():
+            return change(
+                {name: value.numpy().copy() for name, value in model(torch.from_numpy(given))._asdict().items()}
+            )
+
+    return Exported("a stand-in", size, run)
+
+
+def compared(folder: Path, change: Callable[[Outputs], Outputs], size: tuple[int, int] | None = None) -> Comparison:
+    model = tiny()
+    return compare(model, stand_in(model, change, size), find_test_images(folder))
+
+
+def test_equal_outputs_agree_at_any_tolerance(images: Path) -> None:
+    found = compared(images, lambda outputs: outputs)
+    assert found.within(0)
+    assert set(found.differences.values()) == {0.0}
+    assert (found.flipped_labels, found.flipped_pixels, found.resized, found.raw) == (0, 0, 0, True)
+    assert found.labels is not None
+    assert found.labels.tolist() == [True] * 3 + [False] * 3
+    assert [len(seconds) for seconds in found.seconds] == [6, 6]
+
+
+@pytest.mark.parametrize("name", ["pred_score", "anomaly_map", "raw_pred_score", "raw_anomaly_map"])
+@pytest.mark.parametrize("error", [0.01, math.nan])
+def test_any_output_that_differs_is_found(name: str, error: float, images: Path) -> None:
+    found = compared(images, lambda outputs: {**outputs, name: outputs[name] + np.float32(error)})
+    assert not found.within(0.009)
+    assert found.within(0.011) == (error == 0.01)
+
+
+def test_maps_of_another_size_differ(images: Path) -> None:
+    found = compared(images, lambda outputs: {**outputs, "anomaly_map": outputs["anomaly_map"][..., :-1]})
+    assert not found.within(1e9)
+
+
+def test_flipped_labels_differ_and_flipped_pixels_are_counted(images: Path) -> None:
+    def flip(outputs: Outputs) -> Outputs:
+        outputs["pred_mask"][0, 0, 0, :2] ^= True
+        return {**outputs, "pred_label": ~outputs["pred_label"]}
+
+    found = compared(images, flip)
+    assert (found.flipped_labels, found.flipped_pixels) == (6, 12)
+    assert not found.within(1)
+    assert dataclasses.replace(found, flipped_labels=0).within(1)
+
+
+def test_a_file_without_labels_and_raw_outputs_is_compared_on_what_it_has(images: Path) -> None:
+    found = compared(images, lambda outputs: {name: outputs[name] for name in ("pred_score", "anomaly_map")})
+    assert found.within(0)
+    assert not found.raw
+    assert found.flipped_labels is None
+    assert make_table(found, "any").row_count == 6
+
+
+def test_images_are_resized_for_a_file_of_one_size(images: Path) -> None:
+    found = compared(images, lambda outputs: outputs, size=(64, 64))
+    assert found.resized == 6
+    assert found.within(1e-4)
+    assert "6 images were resized" in str(make_table(found, "any").caption)
+
+
+def test_auroc_ranks_raw_scores_without_making_ties() -> None:
+    scores = np.array([20.0, 21.0, 22.0, 23.0])  # a sigmoid in float32 makes all of them 1
+    found = Comparison({}, 0, 0, (scores, -scores), True, np.array([False, False, True, True]), (scores, scores), 0)
+    assert found.auroc == (1.0, 0.0)
+    assert dataclasses.replace(found, labels=None).auroc is None
+    assert dataclasses.replace(found, labels=np.array([True] * 4)).auroc is None
+
+
+def test_labels_come_from_folders_and_masks_are_no_images(images: Path) -> None:
+    write_images(images, 1)
+    labels = {path.relative_to(images).as_posix(): label for path, label in find_test_images(images)}
+    assert labels["good/000.png"] is False
+    assert labels["bad/000.png"] is True
+    assert labels["000.png"] is None
+    assert len(labels) == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["model.pt", "model.onnx", "model.xml", "model.txt", "empty", "none", "config", "ckpt"]
+)
+def test_bad_input_ends_in_one_sentence(
+    name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
+    (tmp_path / "empty").mkdir()
+    for file in ("model.pt", "model.onnx", "model.xml", "model.bin", "model.txt", "config", "model.ckpt"):
+        (tmp_path / file).write_text("nothing: of any use")
+    exported = tmp_path / (name if name.startswith("model") else "model.onnx")
+    data = tmp_path / name if name in {"empty", "none", "config"} else images / "good"
+    checkpoint = tmp_path / "model.ckpt"
+    if name == "ckpt":
+        from anomalib_ckaad.deployment import validate  # noqa: PLC0415
+
+        monkeypatch.setattr(validate, "load_exported", lambda *_: None)
+    command = ["validate", "--ckpt", str(checkpoint), "--exported", str(exported), "--data", str(data)]
+    assert cli.main(command) == 2
+    (message,) = capsys.readouterr().err.strip().splitlines()
+    assert message.startswith("Expected ")
+    assert ", got " in message
+    assert " Do " in message
+
+
+@pytest.mark.parametrize("number", ["-1", "nan", "some"])
+def test_the_tolerance_is_a_number_of_at_least_zero(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["validate", "--ckpt", "c", "--exported", "e", "--data", "d", f"--tolerance={number}"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert stop.value.code == 2
+    assert "tolerance" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml"])
+def test_a_runtime_that_is_not_installed(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in (ending, ".bin"):
+        (tmp_path / "model").with_suffix(suffix).write_text("")
+    monkeypatch.setattr(export, "find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"^Expected the package .* to be installed, got none\. Do `pip"):
+        load_exported(tmp_path / f"model{ending}")
+
+
+def test_precision_is_openvinos(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Expected precision f32 for ONNX Runtime, got bf16\."):
+        load_exported(tmp_path / "model.onnx", "bf16")
