@@ -34,6 +34,27 @@ def test_real_images(tmp_path: Path) -> None:
     assert "| cka_patch | 0.001 | crack | 2 |" in report.read_text()
 
 
+def test_each_type(tmp_path: Path) -> None:
+    """Seen and unseen types, with no image of a known part in the test."""
+    for folder, count in (("train/good", 6), ("test/good", 3), ("test/crack", 5), ("test/hole", 4)):
+        write_images(tmp_path / "set" / folder, count)
+    groups = tmp_path / "groups.csv"
+    groups.write_text(run(EXAMPLES / "group_by_number.py", tmp_path / "set" / "test", "--gap", "0"))
+    assert len(groups.read_text().splitlines()) == 1 + 3 + 5 + 4
+    assert "hole/003.png,hole-0" in run(EXAMPLES / "group_by_number.py", tmp_path / "set" / "test", "--gap", "1")
+    shared = ["--image-size", "64", "--epochs", "1", "--seeds", "1", "--batch-size", "2", "--layers", "2", "3"]
+    out = run(
+        EXAMPLES / "each_type.py",
+        *["--data", tmp_path / "set", "--known", "2", "--groups", groups, "--output", tmp_path / "out", *shared],
+    )
+    rows = [row for line in out.splitlines() if line.startswith("[") for row in json.loads(line)]
+    images = {(row["strategy"], row["known"], row["type"]): row["images"] for row in rows}
+    for strategy in ("recon", "cka_patch"):
+        assert [images[strategy, "crack", name] for name in ("crack", "hole")] == [3, 4]
+        assert [images[strategy, "hole", name] for name in ("crack", "hole")] == [5, 2]
+    assert "| known | crack | hole | gain, seen | gain, unseen |" in out
+
+
 def test_show_metrics(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
     file.write_text(json.dumps({"data": "mine", "metrics": {"image_AUROC": 0.9876}}))
