@@ -65,7 +65,7 @@ def run_curve(arguments: argparse.Namespace) -> int:
         raise ValueError(msg)
     from anomalib_ckaad.study.curve import run_curve as run  # noqa: PLC0415  # imports torch
 
-    print(run(config, arguments.counts, arguments.seeds, arguments.output))
+    print(run(config, arguments.counts, arguments.seeds, arguments.output, arguments.report))
     print(f"Table and picture: {arguments.output / 'curve.csv'}, {arguments.output / 'curve.png'}")
     return 0
 
@@ -190,6 +190,7 @@ def build_parser() -> Parser:
     curve.add_argument("--counts", type=counts, default=[0, 1, 2, 5, 10, 20], help="default: 0,1,2,5,10,20")
     curve.add_argument("--seeds", type=int, default=3, help="number of seeds; default: %(default)s")
     curve.add_argument("--output", type=Path, metavar="DIR", default=Path("results/curve"), help="default: %(default)s")
+    curve.add_argument("--report", type=Path, metavar="FILE", help="Markdown file that also gets sentence and table")
     curve.set_defaults(run=run_curve)
 
     convert = commands.add_parser(

@@ -115,6 +115,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     """
 
     model: CkaadModel
+    learns_from_known_anomalies = True
+    """What ``KnownAnomalies`` asks: other models would take them for normal images."""
 
     def __init__(
         self,

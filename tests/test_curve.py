@@ -47,7 +47,11 @@ def test_whole_curve_and_going_on(
 ) -> None:
     output = tmp_path / "curve"
     words = ["curve", "--config", str(config), "--counts", "0,2", "--seeds", "1", "--output", str(output)]
+    words += ["--report", str(tmp_path / "report.md")]
     assert main(words) == 0
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("<!-- begin config -->")
+    assert "| image AUROC | 0 known | 2 known |" in report
     assert "With 2 known anomalies instead of 0, image AUROC changes from" in capsys.readouterr().out
     rows = read_rows(output / "curve.csv")
     assert [(row["count"], row["type"], row["images"]) for row in rows if row["type"] == "all"] == [
@@ -58,10 +62,14 @@ def test_whole_curve_and_going_on(
     with Image.open(output / "curve.png") as picture:
         assert picture.width > 500
 
+    assert not (tmp_path / "results").exists()  # what `anomalib train` has made stays the latest
+    with pytest.raises(CurveError, match=r"Expected the config and the largest count that the curve in .* was begun"):
+        run_curve(config, [0, 3], 1, output)
+
     asked: list[tuple[int, int]] = []
 
-    def train_once(settings: Any, count: int, reserve: int, seed: int) -> list[dict[str, Any]]:
-        del settings, reserve
+    def train_once(settings: Any, count: int, reserve: int, seed: int, folder: Path) -> list[dict[str, Any]]:
+        del settings, reserve, folder
         asked.append((count, seed))
         return [{"type": "all", "images": 6.0, "image_AUROC": 0.75}]
 

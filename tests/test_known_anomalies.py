@@ -8,6 +8,7 @@ import pytest
 import torch
 from anomalib.data import AnomalibDataModule, Folder, get_datamodule
 from anomalib.engine import Engine
+from anomalib.models import Padim
 from jsonargparse import ArgumentParser
 
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
@@ -383,3 +384,73 @@ def test_groups_without_the_columns(root: Path, tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_text("path,part\n")
     with pytest.raises(KnownAnomaliesError, match=r"Expected columns image and group in .*got \['path', 'part'\]"):
         KnownAnomalies(inner(root), count=1, groups=str(tmp_path / "g.csv"))
+
+
+def test_a_flat_folder_has_no_type(root: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "known", 2, size=64)
+    data = ready(root, known_anomaly_dir=tmp_path / "known")
+    assert data.known_types == {"untyped": 2}
+    rows = {"crack": {"image_AUROC": 0.9}, "all": {"image_AUROC": 0.9}}
+    assert seen_and_unseen(rows, data.known_types) == {"type_crack_image_AUROC": 0.9}  # seen or not: who knows
+
+
+def test_type_is_the_outermost_folder(root: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "known" / "scratch" / "camera1", 2, size=64)
+    assert ready(root, known_anomaly_dir=tmp_path / "known").known_types == {"scratch": 2}
+
+
+def test_copies_in_the_test_images_leave_with_what_is_drawn(tmp_path: Path) -> None:
+    for name, count in (("good", 6), ("test_good", 2), ("test/crack", 2)):
+        write_images(tmp_path / name, count, size=64)
+    shutil.copy(tmp_path / "test" / "crack" / "000.png", tmp_path / "test" / "crack" / "twin.png")
+    for seed in range(4):
+        folder = make_folder_data(tmp_path, abnormal_dir="test/crack", normal_test_dir="test_good")
+        data = ready(tmp_path, folder, count=1, seed=seed)
+        names = {Path(path).name for path in paths(data.known_data)}
+        left = {Path(path).name for path in paths(data.test_data) if "crack" in path}
+        assert left == ({"001.png"} if names & {"000.png", "twin.png"} else {"000.png", "twin.png"})
+
+
+def test_other_models_are_not_given_known_anomalies(root: Path, tmp_path: Path) -> None:
+    model = Padim(backbone="resnet18", layers=["layer2"], pre_trained=False, n_features=10, visualizer=False)
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False)
+    with pytest.raises(KnownAnomaliesError, match=r"Expected a model that learns from known anomalies, got Padim"):
+        engine.fit(model, datamodule=KnownAnomalies(inner(root), count=2))
+    engine.fit(model, datamodule=KnownAnomalies(inner(root), count=2, use="drop"))
+
+
+def test_missing_masks(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "copy")
+    next((tmp_path / "copy" / "masks" / "crack").iterdir()).unlink()
+    with pytest.raises(KnownAnomaliesError, match=r"of each anomalous one a mask .*Do check its folders"):
+        ready(tmp_path / "copy", count=2)
+
+
+def test_nothing_left_to_test_on_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ready(root, count=11)
+    assert "There are only normal test images left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": "3"}, r"Expected count to be a whole number, got '3'"),
+        ({"count": 2.5}, r"Expected count to be a whole number, got 2\.5"),
+        ({"count": 1, "reserve": True}, r"Expected reserve to be a whole number, got True"),
+        ({"count": 1, "types": True}, r"Expected types to be names or how many to draw, got True"),
+        ({"count": 1, "types": []}, r"Expected types to be names or how many to draw, got \[\]"),
+        ({"ratio": 0.01}, r"Expected ratio to be at least one known anomaly, got 0\.01 with \d+ normal images"),
+        ({"count": 1, "groups": "(zzz)"}, r"Expected groups to find a part in the paths of known anomalies"),
+        ({"known_anomaly_dir": "normal"}, r"Expected anomalous images only in .*normal, got normal ones by name"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str, root: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "normal", 1, size=64)
+    if "known_anomaly_dir" in arguments:
+        arguments = {"known_anomaly_dir": tmp_path / "normal"}
+    with pytest.raises(KnownAnomaliesError, match=message):
+        ready(root, **arguments)
+
+
+def test_one_type_by_name(root: Path) -> None:
+    assert ready(root, count=2, types="crack").known_types == {"crack": 2}

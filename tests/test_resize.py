@@ -39,7 +39,7 @@ def test_the_pre_processor_gives_the_pixels_of_training_where_anomalibs_does_not
 
 def test_the_model_does_so_and_its_checkpoint_keeps_the_transform() -> None:
     model = Ckaad("resnet18", layers=(2, 3), image_size=64, pre_trained=False)
-    checkpoint: dict[str, object] = {}
+    checkpoint: dict[str, object] = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
     model.on_save_checkpoint(checkpoint)
     model.on_load_checkpoint(checkpoint)
     assert isinstance(model.pre_processor.export_transform[0], ExactResize)

@@ -49,7 +49,7 @@ def _from_table(table: Path) -> Callable[[str], str]:
     if not table.is_file():
         msg = f"Expected groups to be a file, got {table}, which does not exist. Do correct the path."
         raise KnownAnomaliesError(msg)
-    with table.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its byte order
         reader = csv.DictReader(file)
         if not set(COLUMNS) <= set(reader.fieldnames or ()):
             msg = (

@@ -74,7 +74,7 @@ class KnownAnomalies(AnomalibDataModule):
         known_anomaly_dir: str | Path | None = None,
         ratio: float | None = None,
         count: int | None = None,
-        types: Sequence[str] | int | None = None,
+        types: Sequence[str] | int | str | None = None,
         reserve: int | None = None,
         use: Literal["train", "drop"] = "train",
         groups: str | None = None,
@@ -83,6 +83,8 @@ class KnownAnomalies(AnomalibDataModule):
         percentiles: Limits = PERCENTILES,
         pin_memory: bool = False,  # noqa: FBT001, FBT002 - keyword argument of a config file
     ) -> None:
+        types = (types,) if isinstance(types, str) else types
+        _check_kinds(count=count, reserve=reserve, types=types)
         if ratio is not None and not 0 < ratio < 1:
             msg = f"Expected ratio in (0, 1), got {ratio}. Do name the share of known anomalies, such as 0.05."
             raise KnownAnomaliesError(msg)
@@ -137,7 +139,7 @@ class KnownAnomalies(AnomalibDataModule):
 
     def _setup(self, _stage: str | None = None) -> None:
         """Set the wrapped data up, then divide known anomalies from all others."""
-        self.data.setup(_stage)
+        _set_up(self.data, _stage)
         self.train_data, self.val_data, self.test_data = (
             copy.deepcopy(subset) for subset in (self.data.train_data, self.data.val_data, self.data.test_data)
         )
@@ -169,16 +171,29 @@ class KnownAnomalies(AnomalibDataModule):
         logger.info(self.describe())
 
     def _take_out(self, known: pd.DataFrame) -> None:
-        """Leave the known anomalies out of validation and test, and what shows the same parts as they do."""
+        """Leave the known anomalies out of validation and test, with their copies and what shows the same parts."""
         group_of = self.group_of or str
         taken = set(known.image_path.map(group_of))
+        copies = find_overlap(known.image_path, self._others(self.train_data.samples.iloc[:0]))
+        twins = {twin for pairs in copies.values() for _, twin in pairs}
         for subset in ("val_data", "test_data"):
             samples = getattr(self, subset).samples
-            leaves = samples.image_path.map(group_of).isin(taken)
+            leaves = samples.image_path.map(group_of).isin(taken) | samples.image_path.isin(twins)
             self._set_samples(subset, samples[~leaves])
             others = int((leaves & ~samples.image_path.isin(known.image_path)).sum())
             if others:
-                logger.info("Left %d images of the known anomalies' groups out of %s.", others, subset)
+                logger.info("Left %d copies or images of the known anomalies' groups out of %s.", others, subset)
+        if self.group_of is not None and not known.empty and taken == set(known.image_path):
+            msg = (
+                f"Expected groups to find a part in the paths of known anomalies, got no match, such as in "
+                f"{known.image_path.iloc[0]}. Do correct groups."
+            )
+            raise KnownAnomaliesError(msg)
+        labels = set(self.test_data.samples.label_index)
+        if labels != {LabelName.NORMAL, LabelName.ABNORMAL}:
+            left = {LabelName.NORMAL: "normal", LabelName.ABNORMAL: "anomalous"}
+            kinds = " and ".join(left[LabelName(label)] for label in labels) or "no"
+            logger.warning("There are only %s test images left: nothing will tell how good the model is.", kinds)
 
     def describe(self) -> str:
         """What is learned from, in plain words."""
@@ -271,6 +286,13 @@ class KnownAnomalies(AnomalibDataModule):
         """Batches of normal images and known anomalies; the wrapped data's own batches where nothing is known."""
         if not self.known_types:
             return super().train_dataloader()
+        model = getattr(self.trainer, "lightning_module", None)
+        if model is not None and not getattr(model, "learns_from_known_anomalies", False):
+            msg = (
+                f"Expected a model that learns from known anomalies, got {type(model).__name__}, which would take them "
+                "for normal images. Do pass use: drop, which leaves them out of training and test."
+            )
+            raise KnownAnomaliesError(msg)
         return DataLoader(
             NormalAndKnown(self.train_data, self.known_data),
             sampler=KnownAnomalyBatches(
@@ -296,3 +318,37 @@ def _resolve(
         msg = "Expected an ordinary datamodule to wrap, got KnownAnomalies. Do name its inner data."
         raise KnownAnomaliesError(msg)
     return found
+
+
+def _check_kinds(*, count: object, reserve: object, types: object) -> None:
+    """Refuse arguments of the wrong kind before they are compared.
+
+    Raises:
+        KnownAnomaliesError: If one is of another kind.
+    """
+    for name, value in (("count", count), ("reserve", reserve)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            msg = f"Expected {name} to be a whole number, got {value!r}. Do change {name}."
+            raise KnownAnomaliesError(msg)
+    if isinstance(types, bool) or (isinstance(types, Sequence) and not types):
+        msg = f"Expected types to be names or how many to draw, got {types!r}. Do leave it out for all types."
+        raise KnownAnomaliesError(msg)
+
+
+def _set_up(data: AnomalibDataModule, stage: str | None) -> None:
+    """Set the wrapped data up, and say in one sentence what is wrong with them.
+
+    Raises:
+        KnownAnomaliesError: If anomalib cannot, such as for masks that are missing.
+    """
+    try:
+        data.setup(stage)
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        if str(error).startswith("Expected "):
+            raise
+        msg = (
+            f"Expected images, and of each anomalous one a mask where masks are given, in the folders of {data.name}, "
+            f"got {type(error).__name__}: {str(error).splitlines()[0]!r}. Do check its folders and extensions, and add "
+            "the masks or leave them all out."
+        )
+        raise KnownAnomaliesError(msg) from error

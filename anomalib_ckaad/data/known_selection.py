@@ -9,6 +9,9 @@ from pandas import DataFrame
 
 UNTYPED_LABELS = frozenset({"abnormal", "anomalous", "anomaly", "bad", "defect", "defective", "test", "train", "ng"})
 NORMAL_FOLDERS = frozenset({"good", "normal", "ok"})
+UNTYPED_FOLDERS = frozenset({"anomalies", "defects", "known", "known_anomalies", "known_bad"})
+UNTYPED = "untyped"
+"""Type of known anomalies that lie in no folder named after one."""
 
 
 class KnownAnomaliesError(ValueError):
@@ -94,6 +97,12 @@ def choose(
     wanted = len(samples)
     if ratio is not None:
         wanted = min(wanted, count_for_ratio(normal, ratio))
+        if not wanted:
+            msg = (
+                f"Expected ratio to be at least one known anomaly, got {ratio} with {normal} normal images, which is "
+                "none. Do raise ratio, or give a count."
+            )
+            raise KnownAnomaliesError(msg)
     elif count is not None:
         if count > len(samples):
             msg = f"Expected count of at most {len(samples)}, the anomalies there are, got {count}. Do lower it."
@@ -179,8 +188,15 @@ def read_folder(folder: Path, extensions: Iterable[str]) -> DataFrame:
     if not paths:
         msg = f"Expected images of known anomalies in {folder}, got none. Do put at least one there."
         raise KnownAnomaliesError(msg)
-    normal = [path for path in paths if {part.lower() for part in path.relative_to(folder).parts[:-1]} & NORMAL_FOLDERS]
+    below = [path.relative_to(folder).parts[:-1] for path in paths]
+    normal = [
+        path
+        for path, parts in zip(paths, below, strict=True)
+        if {part.lower() for part in (folder.name, *parts)} & NORMAL_FOLDERS
+    ]
     if normal:
         msg = f"Expected anomalous images only in {folder}, got normal ones by name ({normal[0]}). Do move them away."
         raise KnownAnomaliesError(msg)
-    return DataFrame({"image_path": [str(path) for path in paths], "type": [path.parent.name for path in paths]})
+    flat = UNTYPED if folder.name.lower() in UNTYPED_LABELS | UNTYPED_FOLDERS else folder.name
+    types = [parts[0] if parts else flat for parts in below]
+    return DataFrame({"image_path": [str(path) for path in paths], "type": types})

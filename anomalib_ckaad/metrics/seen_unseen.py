@@ -1,5 +1,6 @@
 """An evaluator that reports each type of defect apart, and those with known anomalies apart from those without."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -10,9 +11,11 @@ from anomalib.metrics import AnomalibMetric, Evaluator
 from torch import distributed
 
 from anomalib_ckaad.data.images import datamodule_of
-from anomalib_ckaad.data.known_selection import types_of
+from anomalib_ckaad.data.known_selection import UNTYPED, types_of
 from anomalib_ckaad.metrics.evaluator import default_evaluator
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
+
+logger = logging.getLogger(__name__)
 
 REPORTED = ("image_AUROC", "image_F1Score", "pixel_AUPRO")
 
@@ -25,7 +28,8 @@ def seen_and_unseen(rows: Mapping[str, Mapping[str, float]], seen: Iterable[str]
         seen: Types that some known anomaly has.
 
     Returns:
-        ``type_NAME_METRIC`` for each type, ``seen_METRIC`` and ``unseen_METRIC``; a mean over no type is left out.
+        ``type_NAME_METRIC`` for each type, ``seen_METRIC`` and ``unseen_METRIC``; a mean over no type is left out, and
+        both are where some known anomaly has no type.
 
     Example:
         >>> rows = {"crack": {"image_AUROC": 0.9}, "hole": {"image_AUROC": 0.7}, "all": {"image_AUROC": 0.8}}
@@ -37,6 +41,8 @@ def seen_and_unseen(rows: Mapping[str, Mapping[str, float]], seen: Iterable[str]
     values = {
         f"type_{name}_{metric}": row[metric] for name, row in types.items() for metric in REPORTED if metric in row
     }
+    if UNTYPED in seen:
+        return values
     for group, names in (("seen", types.keys() & seen), ("unseen", types.keys() - seen)):
         for metric in REPORTED:
             of_group = [types[name][metric] for name in sorted(names) if metric in types[name]]
@@ -95,6 +101,9 @@ class SeenUnseenEvaluator(Evaluator):
             distributed.all_gather_object(gathered, parts)
             parts = [part for process in gathered for part in process]
         scored = Scored.join(parts)
+        if scored.labels.all() or not scored.labels.any():
+            logger.warning("There are test images of one kind only: no type can be measured.")
+            return
         datamodule = datamodule_of(trainer)
         samples = getattr(getattr(datamodule, "test_data", None), "samples", None)
         if samples is not None:

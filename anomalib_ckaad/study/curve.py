@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from anomalib_ckaad.data.known_selection import types_of
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
+from anomalib_ckaad.study.sections import markdown_table, write_section
 
 COLUMNS = ("count", "seed", "type", "images", "image_AUROC", "pixel_AUPRO")
 KNOWN = "KnownAnomalies"
@@ -25,7 +28,7 @@ class CurveError(ValueError):
     """A curve cannot be drawn from what was given."""
 
 
-def run_curve(config: Path, counts: Sequence[int], seeds: int, output: Path) -> str:
+def run_curve(config: Path, counts: Sequence[int], seeds: int, output: Path, report: Path | None = None) -> str:
     """Train with every count and seed, and write ``curve.csv`` and ``curve.png``.
 
     Each seed draws its own known anomalies, as many as the largest count; all counts of a seed are tested without
@@ -36,6 +39,7 @@ def run_curve(config: Path, counts: Sequence[int], seeds: int, output: Path) -> 
         counts: Numbers of known anomalies.
         seeds: Number of seeds, from 0 on.
         output: Folder of the results.
+        report: Markdown file whose section named like the config gets sentence and table.
 
     Returns:
         One sentence that says what was found.
@@ -55,32 +59,61 @@ def run_curve(config: Path, counts: Sequence[int], seeds: int, output: Path) -> 
         raise CurveError(msg)
     output.mkdir(parents=True, exist_ok=True)
     table = output / "curve.csv"
+    check_record(output / "curve.json", settings, max(counts))
     rows = read_rows(table)
     done = {(row["count"], row["seed"]) for row in rows}
     for seed in range(seeds):
         for count in sorted(counts):
             if (count, seed) not in done:
                 rows += [
-                    {"count": count, "seed": seed, **row} for row in train_once(settings, count, max(counts), seed)
+                    {"count": count, "seed": seed, **row}
+                    for row in train_once(settings, count, max(counts), seed, output / "trainings")
                 ]
                 write_rows(table, rows)
+    rows = [row for row in rows if row["count"] in counts and row["seed"] < seeds]
     draw(rows, output / "curve.png")
+    if report is not None:
+        write_section(report, config.stem, f"{sentence(rows)}\n\n{table_of(rows)}")
     return sentence(rows)
 
 
-def train_once(settings: Mapping[str, Any], count: int, reserve: int, seed: int) -> list[dict[str, Any]]:
+def check_record(record: Path, settings: Mapping[str, Any], reserve: int) -> None:
+    """Write down what a curve is made with, or refuse to go on with one that was made with something else.
+
+    Raises:
+        CurveError: If config or largest count were others: rows of both in one table would not be comparable.
+    """
+    wanted = json.dumps({"reserve": reserve, "config": settings}, sort_keys=True, default=str)
+    if not record.exists():
+        temporary = record.with_suffix(".tmp")
+        temporary.write_text(wanted, encoding="utf-8")
+        temporary.replace(record)
+    elif record.read_text(encoding="utf-8") != wanted:
+        msg = (
+            f"Expected the config and the largest count that the curve in {record.parent} was begun with, got others, "
+            "which other test images come with. Do give another --output, or delete that folder."
+        )
+        raise CurveError(msg)
+
+
+def train_once(settings: Mapping[str, Any], count: int, reserve: int, seed: int, output: Path) -> list[dict[str, Any]]:
     """Train and test with ``count`` known anomalies; a row for each type of defect and one for all."""
     settings = copy.deepcopy(dict(settings))
-    settings["data"].setdefault("init_args", {}).update(count=count, reserve=reserve, seed=seed, ratio=None)
+    settings["data"].setdefault("init_args", {}).update(
+        count=count, reserve=reserve, seed=seed, ratio=None, use="train"
+    )
     settings["model"].setdefault("init_args", {}).update(seed=seed, visualizer=False)
     parser = ArgumentParser()
     parser.add_subclass_arguments(Ckaad, "model")
     parser.add_subclass_arguments(AnomalibDataModule, "data")
     made = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
-    engine = Engine(**{"enable_progress_bar": False, "enable_model_summary": False, **settings.get("trainer", {})})
+    # In a folder of its own: the results of `anomalib train` keep their `latest`.
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    engine = Engine(**{**quiet, **settings.get("trainer", {}), "default_root_dir": output})
     engine.fit(made.model, datamodule=made.data)
     batches: Any = engine.predict(made.model, datamodule=made.data)
-    scored = Scored.collect(batches)
+    samples = made.data.test_data.samples
+    scored = Scored.collect(batches).with_types(dict(zip(samples.image_path, types_of(samples), strict=True)))
     return [
         {"type": name, **{key: row[key] for key in COLUMNS[3:] if key in row}}
         for name, row in score_types(scored).items()
@@ -125,6 +158,24 @@ def points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, floa
         if values:
             found.append((count, statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0))
     return found
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Mean and standard deviation of the image AUROC, a line for each type and a column for each count, as Markdown.
+
+    Example:
+        >>> print(table_of([{"count": 0, "type": "all", "image_AUROC": value} for value in (0.8, 0.9)]))
+        | image AUROC | 0 known |
+        |---|---|
+        | all | 85.0 ± 7.1 |
+    """
+    names = [ALL_TYPES, *sorted({str(row["type"]) for row in rows} - {ALL_TYPES})]
+    cells = [
+        {"image AUROC": name}
+        | {f"{count} known": f"{mean:.1f} ± {spread:.1f}" for count, mean, spread in points(rows, name)}
+        for name in names
+    ]
+    return markdown_table(cells)
 
 
 def draw(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
