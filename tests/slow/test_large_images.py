@@ -8,6 +8,7 @@ from pathlib import Path
 import openvino
 import pytest
 import torch
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Normalize
 
@@ -27,6 +28,7 @@ def test_trained_on_crops_and_exported_it_scores_whole_images_of_the_size_given(
         weights="package",
         image_size=96,
         pre_processor=PreProcessor(Normalize(mean=list(mean), std=list(std))),
+        post_processor=PostProcessor(enable_normalization=False, enable_thresholding=False),
         seed=0,
     ).eval()
     path = model.to_openvino(tmp_path, input_size=(200, 331), onnx_kwargs={"opset_version": 18})
