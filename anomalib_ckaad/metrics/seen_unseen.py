@@ -56,7 +56,7 @@ class SeenUnseenEvaluator(Evaluator):
 
     A type is seen if some known anomaly of the training (``KnownAnomalies``) has it. Every type is measured against
     all normal test images, on raw scores; F1 at the validation threshold. Scores and maps of the whole test set are
-    kept in memory until its end.
+    kept in memory until its end. For Ckaad: other models keep no raw scores.
 
     Args:
         val_metrics: As in anomalib's evaluator.
@@ -95,7 +95,7 @@ class SeenUnseenEvaluator(Evaluator):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the metrics of all types."""
         super().on_test_epoch_end(trainer, pl_module)
-        parts = self._scored
+        parts, self._scored = self._scored, []
         if distributed.is_available() and distributed.is_initialized():
             gathered: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(gathered, parts)
@@ -111,4 +111,3 @@ class SeenUnseenEvaluator(Evaluator):
         seen = getattr(datamodule, "known_types", {})
         for name, value in seen_and_unseen(score_types(scored), seen).items():
             pl_module.log(name, value, rank_zero_only=True)
-        self._scored = []
