@@ -1,22 +1,31 @@
-"""anomalib's command line, with a look at ``--ckpt_path`` before an engine makes folders for results."""
+"""anomalib's command line, with a look at what it is given before an engine makes folders for results."""
+
+from pathlib import Path
 
 from anomalib.cli import AnomalibCLI
 
 from anomalib_ckaad.checkpoints import check_fit, read_checkpoint
+from anomalib_ckaad.data.dicom import DICOM_SUFFIXES
+from anomalib_ckaad.data.images import check_image_files
 from anomalib_ckaad.lightning_model import Ckaad
 
 
 class CheckedCLI(AnomalibCLI):
-    """anomalib's command line; a checkpoint that a Ckaad cannot take is refused before anything is written."""
+    """anomalib's command line; what a Ckaad cannot take is refused before anything is written."""
 
     def instantiate_classes(self) -> None:
         """Build the model, then read the checkpoint that it is to be used with.
 
         Raises:
+            ImageFileError: If images to predict are DICOM, of which anomalib says that there are none.
             CheckpointError: If the checkpoint is missing, unreadable, unsafe or of another model.
         """
         super().instantiate_classes()
         command = self.config["subcommand"]
+        data = self.config[command].get("data")
+        if command == "predict" and isinstance(data, str | Path) and isinstance(self.model, Ckaad):
+            found = (path for path in sorted(Path(data).rglob("*")) if path.suffix.lower() in DICOM_SUFFIXES)
+            check_image_files(found, may_be_empty=True)
         path = self.config[command].get("ckpt_path")
         if path and isinstance(self.model, Ckaad):
             checkpoint = read_checkpoint(path)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from anomalib.engine import Engine
@@ -21,6 +22,7 @@ from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor
 from anomalib_ckaad.weights import load_backbone_weights
 from tests.conftest import make_folder_data, write_images
+from tests.image_files import write_dicom
 
 TINY = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
 
@@ -235,6 +237,18 @@ def command_of(subcommand: str, data: Path, root: Path, checkpoint: Path, **mode
     if subcommand == "predict":
         return [*command, "--data", str(data / "bad")]
     return [*command, "--data", "Folder", "--data.name", "tiny", f"--data.root={data}", "--data.normal_dir", "good"]
+
+
+def test_predicting_a_folder_of_dicom_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dicom(tmp_path / "bad" / "1.dcm", np.zeros((4, 4), np.uint16))
+    command = command_of("predict", tmp_path, tmp_path / "results", tmp_path / "none.ckpt")
+    error = run_main(monkeypatch, capsys, *command)
+    assert "1.dcm" in error
+    assert "anomalib-ckaad convert" in error
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("subcommand", ["train", "test", "predict", "export"])

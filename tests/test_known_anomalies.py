@@ -11,6 +11,7 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 from jsonargparse import ArgumentParser
 
+from anomalib_ckaad.data.intensities import IntensityError
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
 from anomalib_ckaad.data.known_batches import KnownAnomalyBatches
 from anomalib_ckaad.data.known_selection import KnownAnomaliesError, count_for_ratio, type_of
@@ -439,6 +440,8 @@ def test_nothing_left_to_test_on_is_said(root: Path, caplog: pytest.LogCaptureFi
         ({"count": 1, "reserve": True}, r"Expected reserve to be a whole number, got True"),
         ({"count": 1, "types": True}, r"Expected types to be names or how many to draw, got True"),
         ({"count": 1, "types": []}, r"Expected types to be names or how many to draw, got \[\]"),
+        ({"count": 1, "intensities": [1]}, r"Expected intensities to be two numbers, got \[1\]\. Do give"),
+        ({"count": 1, "percentiles": (5,)}, r"Expected percentiles to be two numbers, got \[5\]\. Do give"),
         ({"ratio": 0.01}, r"Expected ratio to be at least one known anomaly, got 0\.01 with \d+ normal images"),
         ({"count": 1, "groups": "(zzz)"}, r"Expected groups to find a part in the paths of known anomalies"),
         ({"known_anomaly_dir": "normal"}, r"Expected anomalous images only in .*normal, got normal ones by name"),
@@ -448,7 +451,7 @@ def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str, r
     write_images(tmp_path / "normal", 1, size=64)
     if "known_anomaly_dir" in arguments:
         arguments = {"known_anomaly_dir": tmp_path / "normal"}
-    with pytest.raises(KnownAnomaliesError, match=message):
+    with pytest.raises((KnownAnomaliesError, IntensityError), match=message):
         ready(root, **arguments)
 
 

@@ -42,19 +42,8 @@ def needs_conversion(path: str | Path) -> Reason | None:
     Raises:
         ImageFileError: If the file is missing, or no image.
     """
-    path = Path(path)
-    with _errors_name(path):
-        container = _container(path)
-        if container == "DICOM":
-            return DICOM
-        if container == "TIFF":
-            with tifffile.TiffFile(path) as file:
-                page = file.pages.first
-                return DEEP if _has_deep_samples(page) else TURNED if _tiff_orientation(page) != UPRIGHT else None
-        with Image.open(path) as image:
-            if _is_deep(image):
-                return DEEP
-            return TURNED if _exif_orientation(image) != UPRIGHT else None
+    reason, orientation = _headers(Path(path))
+    return reason or (TURNED if orientation != UPRIGHT else None)
 
 
 def orientation_of(path: str | Path) -> int:
@@ -63,16 +52,21 @@ def orientation_of(path: str | Path) -> int:
     Raises:
         ImageFileError: If the file is missing, or no image.
     """
-    path = Path(path)
+    return _headers(Path(path))[1]
+
+
+def _headers(path: Path) -> tuple[Reason | None, int]:
+    """Whether the values are DICOM's or of more than 8 bits, and the orientation."""
     with _errors_name(path):
         container = _container(path)
         if container == "DICOM":
-            return UPRIGHT
+            return DICOM, UPRIGHT
         if container == "TIFF":
             with tifffile.TiffFile(path) as file:
-                return _tiff_orientation(file.pages.first)
+                page = file.pages.first
+                return DEEP if _has_deep_samples(page) else None, _tiff_orientation(page)
         with Image.open(path) as image:
-            return _exif_orientation(image)
+            return DEEP if _is_deep(image) else None, _exif_orientation(image)
 
 
 def decode(path: str | Path) -> Decoded:

@@ -43,6 +43,23 @@ class Decoded:
         return self.values.dtype == np.uint8 and self.window is None
 
 
+def two_numbers(name: str, values: Sequence[object]) -> Limits:
+    """An argument's two numbers, low and high.
+
+    Raises:
+        IntensityError: If there are not two numbers.
+
+    Example:
+        >>> two_numbers("percentiles", [0.5, 99.5])
+        (0.5, 99.5)
+    """
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) != len(values) or len(numbers) != len(("low", "high")):
+        msg = f"Expected {name} to be two numbers, got {list(values)}. Do give low and high."
+        raise IntensityError(msg)
+    return numbers[0], numbers[1]
+
+
 @dataclass(frozen=True)
 class IntensityRule:
     """Where low and high come from: two numbers of the user's, else the file's own window, else percentiles.

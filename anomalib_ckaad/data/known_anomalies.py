@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName
 from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch.utils.data import DataLoader
@@ -16,15 +16,17 @@ from torch.utils.data import DataLoader
 from anomalib_ckaad.data.conversion import IMAGE_SUFFIXES
 from anomalib_ckaad.data.converted_samples import convert_samples
 from anomalib_ckaad.data.groups import make_grouping
-from anomalib_ckaad.data.intensities import PERCENTILES, Intensities, IntensityRule, Limits
+from anomalib_ckaad.data.intensities import PERCENTILES, Intensities, IntensityRule, Limits, two_numbers
 from anomalib_ckaad.data.known_batches import KnownAnomalyBatches, NormalAndKnown
 from anomalib_ckaad.data.known_selection import (
     KnownAnomaliesError,
+    check_request,
     choose,
     find_overlap,
     read_folder,
     refuse_overlap,
 )
+from anomalib_ckaad.data.wrapped import resolve, set_up
 
 logger = logging.getLogger(__name__)
 
@@ -84,24 +86,15 @@ class KnownAnomalies(AnomalibDataModule):
         pin_memory: bool = False,  # noqa: FBT001, FBT002 - keyword argument of a config file
     ) -> None:
         types = (types,) if isinstance(types, str) else types
-        _check_kinds(count=count, reserve=reserve, types=types)
-        if ratio is not None and not 0 < ratio < 1:
-            msg = f"Expected ratio in (0, 1), got {ratio}. Do name the share of known anomalies, such as 0.05."
-            raise KnownAnomaliesError(msg)
-        if count is not None and (ratio is not None or count < 0):
-            msg = f"Expected either ratio or a count of at least 0, got ratio {ratio} and count {count}. Do give one."
-            raise KnownAnomaliesError(msg)
-        if reserve is not None and (count is None or reserve < count):
-            msg = f"Expected reserve of at least count, got reserve {reserve} and count {count}. Do give both."
-            raise KnownAnomaliesError(msg)
-        if use not in {"train", "drop"}:
-            msg = f"Expected use to be train or drop, got {use!r}. Do change use."
-            raise KnownAnomaliesError(msg)
+        check_request(ratio=ratio, count=count, types=types, reserve=reserve, use=use)
         self.rule = IntensityRule(
-            intensities if isinstance(intensities, str) else (intensities[0], intensities[1]),
-            (percentiles[0], percentiles[1]),
+            intensities if isinstance(intensities, str) else two_numbers("intensities", intensities),
+            two_numbers("percentiles", percentiles),
         )
-        self.data = _resolve(data, data_args)
+        self.data = resolve(data, data_args)
+        if isinstance(self.data, KnownAnomalies):
+            msg = "Expected an ordinary datamodule to wrap, got KnownAnomalies. Do name its inner data."
+            raise KnownAnomaliesError(msg)
         super().__init__(
             train_batch_size=self.data.train_batch_size,
             eval_batch_size=self.data.eval_batch_size,
@@ -139,7 +132,7 @@ class KnownAnomalies(AnomalibDataModule):
 
     def _setup(self, _stage: str | None = None) -> None:
         """Set the wrapped data up, then divide known anomalies from all others."""
-        _set_up(self.data, _stage)
+        set_up(self.data, _stage)
         self.train_data, self.val_data, self.test_data = (
             copy.deepcopy(subset) for subset in (self.data.train_data, self.data.val_data, self.data.test_data)
         )
@@ -303,52 +296,3 @@ class KnownAnomalies(AnomalibDataModule):
             pin_memory=self.pin_memory,
             collate_fn=self.external_collate_fn or self.train_data.collate_fn,
         )
-
-
-def _resolve(
-    data: AnomalibDataModule | Mapping[str, Any] | str, arguments: dict[str, Any] | None
-) -> AnomalibDataModule:
-    if isinstance(data, AnomalibDataModule):
-        found = data
-    else:
-        config: dict[str, Any] = {"class_path": data} if isinstance(data, str) else dict(data)
-        config["init_args"] = {**config.get("init_args", {}), **(arguments or {})}
-        found = get_datamodule(config)
-    if isinstance(found, KnownAnomalies):
-        msg = "Expected an ordinary datamodule to wrap, got KnownAnomalies. Do name its inner data."
-        raise KnownAnomaliesError(msg)
-    return found
-
-
-def _check_kinds(*, count: object, reserve: object, types: object) -> None:
-    """Refuse arguments of the wrong kind before they are compared.
-
-    Raises:
-        KnownAnomaliesError: If one is of another kind.
-    """
-    for name, value in (("count", count), ("reserve", reserve)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            msg = f"Expected {name} to be a whole number, got {value!r}. Do change {name}."
-            raise KnownAnomaliesError(msg)
-    if isinstance(types, bool) or (isinstance(types, Sequence) and not types):
-        msg = f"Expected types to be names or how many to draw, got {types!r}. Do leave it out for all types."
-        raise KnownAnomaliesError(msg)
-
-
-def _set_up(data: AnomalibDataModule, stage: str | None) -> None:
-    """Set the wrapped data up, and say in one sentence what is wrong with them.
-
-    Raises:
-        KnownAnomaliesError: If anomalib cannot, such as for masks that are missing.
-    """
-    try:
-        data.setup(stage)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
-        if str(error).startswith("Expected "):
-            raise
-        msg = (
-            f"Expected images, and of each anomalous one a mask where masks are given, in the folders of {data.name}, "
-            f"got {type(error).__name__}: {str(error).splitlines()[0]!r}. Do check its folders and extensions, and add "
-            "the masks or leave them all out."
-        )
-        raise KnownAnomaliesError(msg) from error

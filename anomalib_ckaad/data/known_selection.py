@@ -32,6 +32,33 @@ def count_for_ratio(normal: int, ratio: float) -> int:
     return round(normal / (1 - ratio) - normal)
 
 
+def check_request(*, ratio: float | None, count: object, types: object, reserve: object, use: object) -> None:
+    """Refuse arguments of ``KnownAnomalies`` that make no sense, before any image is looked at.
+
+    Raises:
+        KnownAnomaliesError: If one is out of its range, of another kind, or at odds with another.
+    """
+    for name, value in (("count", count), ("reserve", reserve)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            msg = f"Expected {name} to be a whole number, got {value!r}. Do change {name}."
+            raise KnownAnomaliesError(msg)
+    if isinstance(types, bool) or (isinstance(types, Sequence) and not types):
+        msg = f"Expected types to be names or how many to draw, got {types!r}. Do leave it out for all types."
+        raise KnownAnomaliesError(msg)
+    if ratio is not None and not 0 < ratio < 1:
+        msg = f"Expected ratio in (0, 1), got {ratio}. Do name the share of known anomalies, such as 0.05."
+        raise KnownAnomaliesError(msg)
+    if isinstance(count, int) and (ratio is not None or count < 0):
+        msg = f"Expected either ratio or a count of at least 0, got ratio {ratio} and count {count}. Do give one."
+        raise KnownAnomaliesError(msg)
+    if isinstance(reserve, int) and (not isinstance(count, int) or reserve < count):
+        msg = f"Expected reserve of at least count, got reserve {reserve} and count {count}. Do give both."
+        raise KnownAnomaliesError(msg)
+    if use not in {"train", "drop"}:
+        msg = f"Expected use to be train or drop, got {use!r}. Do change use."
+        raise KnownAnomaliesError(msg)
+
+
 def type_of(row: Mapping[str, object]) -> str:
     """Type of an anomalous image: the data set's name for it where it has one, else the image's parent folder.
 
