@@ -160,6 +160,14 @@ def test_copies_of_test_images_are_not_learned_from(tmp_path: Path, caplog: pyte
     assert copied not in paths(drawn.known_data.samples)
 
 
+def test_training_anomalies_that_are_all_tested_on_are_refused(tmp_path: Path) -> None:
+    folder = paper_data.br35h(tmp_path)
+    for copied in ready(Br35H, tmp_path).train_anomalies.image_path:
+        shutil.copy(folder / "yes" / "y9.jpg", copied)  # a test image
+    with pytest.raises(KnownAnomaliesError, match=r"not among the (validation|test) images, got \d+ in both"):
+        KnownAnomalies(ready(Br35H, tmp_path)).setup()
+
+
 def test_a_model_trains_and_tests(root: Path, tmp_path: Path) -> None:
     model = Ckaad(backbone="resnet18", layers=(2, 3), image_size=64, pre_trained=False, visualizer=False)
     engine = Engine(default_root_dir=tmp_path, max_steps=2, accelerator="cpu", enable_progress_bar=False)

@@ -142,10 +142,11 @@ class KnownAnomalies(AnomalibDataModule):
         own, normal = getattr(self.data, "train_anomalies", train[is_anomalous]), train[~is_anomalous]
         known = self._choose_known(self._without_copies(own, normal), normal)
         self._set_samples("train_data", normal, masks=False)
-        if self.known_anomaly_dir is not None:  # what is drawn from the test images leaves them; a folder must not
-            refuse_overlap(known.image_path, self._others(normal))
+        is_drawn = self.known_anomaly_dir is None and own.empty
+        # What is drawn from test and validation images leaves them with its copies; nothing else may be among them.
+        others = {"normal training": normal.image_path} if is_drawn else self._others(normal)
+        refuse_overlap(known.image_path, others)
         self._take_out(known)
-        refuse_overlap(known.image_path, self._others(normal))
         if self.reserve is not None:
             known = known.sample(frac=1, random_state=self.draw_seed).iloc[: self.count]
         self.known_data = copy.deepcopy(self.train_data)
