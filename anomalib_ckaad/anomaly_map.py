@@ -1,6 +1,7 @@
 """Equation (14): from features and their reconstructions to an anomaly map, and from the map to an image score."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,27 +44,41 @@ def _mirror(size: int, radius: int, device: torch.device) -> Tensor:
     return torch.where(position < size, position, 2 * size - 1 - position)
 
 
-def gaussian_blur(image: Tensor, sigma: float = BLUR_SIGMA) -> Tensor:
-    """Blur as ``scipy.ndimage.gaussian_filter`` does: cut at 4 sigma, the border mirrored with the edge pixel repeated.
+def _blur_columns(image: Tensor, sigma: float) -> Tensor:
+    """Blur each column of (H, W) as ``scipy.ndimage.gaussian_filter``: the border mirrored, the edge pixel repeated."""
+    kernel = gaussian_kernel(sigma).to(image)
+    image = image.index_select(0, _mirror(image.shape[0], len(kernel) // 2, image.device))
+    return functional.conv2d(image[None, None], kernel.view(1, 1, -1, 1))[0, 0]
 
-    Written with gathers and two plain convolutions, which stay exact when exported with dynamic height and width.
+
+def upsampling_matrix(positions: int, size: int, sigma: float, like: Tensor) -> Tensor:
+    """Weights of linear upsampling along one axis, corners aligned, followed by a Gaussian blur.
+
+    Both are linear, so they are one matrix, and a map takes two small products instead of an interpolation and two
+    convolutions at full size. Built of operations that stay exact when exported with dynamic height and width.
 
     Args:
-        image: (N, 1, H, W).
-        sigma: Standard deviation in pixels; 0 leaves the image as it is.
+        positions: Number of positions of the feature map; symbolic while such a graph is exported.
+        size: Number of pixels after; symbolic as well.
+        sigma: Standard deviation of the blur in pixels, cut at 4 sigma, borders as ``scipy.ndimage.gaussian_filter``;
+            0 for none.
+        like: Gives dtype and device.
 
     Returns:
-        (N, 1, H, W).
+        (size, positions), each row with a sum of 1.
+
+    Example:
+        >>> upsampling_matrix(2, 3, sigma=0, like=torch.zeros(1))
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000],
+                [0.0000, 1.0000]])
     """
-    if sigma == 0:
-        return image
-    kernel = gaussian_kernel(sigma).to(image)
-    radius = len(kernel) // 2
-    height, width = image.shape[-2:]
-    image = image.index_select(-2, _mirror(height, radius, image.device))
-    image = functional.conv2d(image, kernel.view(1, 1, -1, 1))
-    image = image.index_select(-1, _mirror(width, radius, image.device))
-    return functional.conv2d(image, kernel.view(1, 1, 1, -1))
+    # Whole numbers of units of 1 / (size - 1) positions: fractions would depend on how each runtime rounds a division.
+    unit: Any = torch.sym_max(size - 1, 1)  # an int, or a symbol
+    pixel = torch.arange(size, device=like.device) * (positions - 1)
+    position = torch.arange(positions, device=like.device) * unit
+    weights = torch.clamp(1 - (pixel[:, None] - position).abs().to(like) / unit, min=0)
+    return _blur_columns(weights, sigma) if sigma else weights
 
 
 def anomaly_map(
@@ -85,11 +100,15 @@ def anomaly_map(
         >>> anomaly_map([f, f], [f, -f], size=(32, 32)).mean()
         tensor(2.)
     """
-    maps = [
-        functional.interpolate(stage_map(f, g), size=size, mode="bilinear", align_corners=True)
-        for f, g in zip(features, reconstructions, strict=True)
-    ]
-    return gaussian_blur(torch.stack(maps).sum(dim=0), sigma)
+    maps = []
+    for f, g in zip(features, reconstructions, strict=True):
+        small = stage_map(f, g)
+        rows, columns = (
+            upsampling_matrix(positions, pixels, sigma, small)
+            for positions, pixels in zip(small.shape[-2:], size, strict=True)
+        )
+        maps.append(rows @ small @ columns.mT)
+    return torch.stack(maps).sum(dim=0)
 
 
 def check_top_k(top_k: int | None, pixels: int) -> None:

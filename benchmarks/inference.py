@@ -4,30 +4,31 @@
 
 Images have the models' size and are normalized; pre- and post-processing, the same for all, is left out. Weights are
 random, which changes no time. PatchCore's memory bank has the rows that a coreset of 10 % keeps of 100, 400 or
-800 images, drawn at random instead of by its greedy search. Every round times every model once, so that a busy machine
-slows all of them alike; memory is that of a process of its own, everything included. Printed are medians and quartiles;
-the last line is a JSON object with the same numbers.
+800 images, drawn at random instead of by its greedy search. Every round visits every model, an untimed and a timed call each, so that a
+busy machine slows all of them alike; memory is that of a process that only loads the model and scores one batch. Printed are medians
+and quartiles; the last line is a JSON object with the same numbers.
 """
 
 import argparse
 import contextlib
 import json
 import logging
+import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import openvino
 import torch
 from anomalib.models import Padim, Patchcore
+from peak_memory import load
 from torch import Tensor, nn
 
 from anomalib_ckaad import Ckaad
@@ -41,6 +42,8 @@ BATCHES = (1, 16)
 RUNTIMES = ("torch", "OpenVINO")
 REFERENCE = "PatchCore, 400 images"
 PARTS = "Ckaad, backbone and auto-encoder alone"
+Job: TypeAlias = tuple[str, str, int]
+"""Model, runtime and batch."""
 
 
 class Scores(nn.Module):
@@ -64,9 +67,8 @@ class BackboneAndAutoEncoder(nn.Module):
         self.model = model.model
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features and reconstructions."""
-        features, reconstructions = self.model.reconstruct(images)
-        return [*features, *reconstructions]
+        """Reconstructions."""
+        return self.model.reconstruct(images)[1]
 
 
 def build(name: str, size: int) -> nn.Module:
@@ -100,61 +102,56 @@ def build(name: str, size: int) -> nn.Module:
     return Scores(patchcore.model).eval()
 
 
-def compile_model(model: nn.Module, runtime: str, batch: int, size: int, threads: int) -> Callable[[Tensor], object]:
-    """A function that scores images (N, 3, H, W) with a runtime."""
+def prepare(job: Job, folder: Path, size: int) -> Path:
+    """Write a model to a file that ``peak_memory.load`` reads."""
+    name, runtime, batch = job
+    model = build(name, size)
+    path = folder / f"{name}-{batch}"
     if runtime == "torch":
-
-        def score(images: Tensor) -> object:
-            with torch.inference_mode():
-                return model(images)
-
-        return score
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        torch.save(model, path.with_suffix(".pt"))
+        return path.with_suffix(".pt")
+    with contextlib.redirect_stdout(None):
         # For each batch: anomalib's own export of PatchCore is fixed to the batch that it was traced with.
-        path = Path(folder) / "model.onnx"
-        torch.onnx.export(model, (torch.rand(batch, 3, size, size),), path, opset_version=18, dynamo=True)
-        compiled = openvino.compile_model(path, "CPU", settings)
-    return lambda images: compiled(images.numpy())
+        exported = path.with_suffix(".onnx")
+        torch.onnx.export(model, (torch.rand(batch, 3, size, size),), exported, opset_version=18, dynamo=True)
+    openvino.save_model(openvino.Core().read_model(exported), path.with_suffix(".xml"), compress_to_fp16=False)
+    return path.with_suffix(".xml")
 
 
-def jobs() -> list[tuple[str, str, int]]:
+def jobs() -> list[Job]:
     """Model, runtime and batch; other sizes of PatchCore's bank only one image at a time: they take gigabytes."""
     banks = [(f"PatchCore, {count} images", (1, 16) if count == 400 else (1,)) for count in TRAINING_IMAGES]  # noqa: PLR2004
     rows = [("Ckaad", BATCHES), (PARTS, BATCHES), ("PaDiM", BATCHES), *banks]
     return [(name, runtime, batch) for runtime in RUNTIMES for name, batches in rows for batch in batches]
 
 
-def measure_seconds(options: argparse.Namespace) -> dict[tuple[str, str, int], list[float]]:
+def measure_seconds(files: dict[Job, Path], options: argparse.Namespace) -> dict[Job, list[float]]:
     """Seconds of every call, round by round."""
-    ready = {
-        job: compile_model(build(job[0], options.image_size), *job[1:], options.image_size, options.threads)
-        for job in jobs()
-    }
-    images = torch.rand(max(BATCHES), 3, options.image_size, options.image_size)
-    seconds: dict[tuple[str, str, int], list[float]] = {job: [] for job in jobs()}
+    ready = {job: load(path, options.threads) for job, path in files.items()}
+    images = torch.rand(max(BATCHES), 3, options.image_size, options.image_size).numpy()
+    seconds: dict[Job, list[float]] = {job: [] for job in files}
     for number in range(-1, options.repeats):  # the first round warms up
-        for job in jobs():
+        for job, score in ready.items():
+            score(images[: job[2]])  # the model before has filled the processor's caches with its own weights
             begin = time.perf_counter()
-            ready[job](images[: job[2]])
+            score(images[: job[2]])
             if number >= 0:
                 seconds[job].append(time.perf_counter() - begin)
     return seconds
 
 
-def measure_memory(job: tuple[str, str, int], options: argparse.Namespace) -> float:
+def measure_memory(job: Job, path: Path, options: argparse.Namespace) -> float:
     """Peak memory in MiB of a process that scores once."""
-    arguments = ["--image-size", options.image_size, "--threads", options.threads, "--memory-of", *job]
-    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True, capture_output=True, text=True)
+    script = Path(__file__).with_name("peak_memory.py")
+    arguments = [path, "--batch", job[2], "--image-size", options.image_size, "--threads", options.threads]
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(script.parent)},  # where a .pt file finds the classes of this script
+    )
     return float(done.stdout.split()[-1])
-
-
-def score_once(options: argparse.Namespace) -> None:
-    """Score one batch and print this process's peak memory in MiB."""
-    name, runtime, batch = options.memory_of
-    score = compile_model(build(name, options.image_size), runtime, int(batch), options.image_size, options.threads)
-    score(torch.rand(int(batch), 3, options.image_size, options.image_size))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def parse() -> argparse.Namespace:
@@ -164,11 +161,37 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--report", type=Path, help="Markdown file whose section `inference` gets the table")
-    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.repeats < 2:  # noqa: PLR2004  # quartiles need two values
         parser.error(f"Expected --repeats of at least 2, got {options.repeats}. Do leave it out for 30.")
     return options
+
+
+def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """A row for each job, and the share of Ckaad's time outside backbone and auto-encoder."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {job: prepare(job, Path(folder), options.image_size) for job in jobs()}
+        memory = {job: measure_memory(job, path, options) for job, path in files.items()}
+        seconds = measure_seconds(files, options)
+    rows = []
+    for job in jobs():
+        name, runtime, batch = job
+        low, median, high = statistics.quantiles([batch / taken for taken in seconds[job]], n=4)
+        row = {"runtime": runtime, "batch": batch, "model": name, "low": low, "median": median, "high": high}
+        row["ratio"] = median_ratio(seconds[REFERENCE, runtime, batch], seconds[job])
+        row["memory"] = memory[job]
+        rows.append(row)
+    outside = {
+        f"{runtime}, batch {batch}": 1 - median_ratio(seconds[PARTS, runtime, batch], seconds["Ckaad", runtime, batch])
+        for runtime in RUNTIMES
+        for batch in BATCHES
+    }
+    return rows, outside
+
+
+def median_ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Median over the rounds of one time by another of the same round."""
+    return statistics.median(one / other for one, other in zip(seconds, others, strict=True))
 
 
 def main() -> None:
@@ -177,21 +200,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     options = parse()
     torch.set_num_threads(options.threads)
-    if options.memory_of:
-        score_once(options)
-        return
-    seconds = measure_seconds(options)
-    rows = []
-    for job in jobs():
-        name, runtime, batch = job
-        rates = [batch / taken for taken in seconds[job]]
-        low, median, high = statistics.quantiles(rates, n=4)
-        row = {"runtime": runtime, "batch": batch, "model": name, "low": low, "median": median, "high": high}
-        row["ratio"] = statistics.median(
-            reference / taken for taken, reference in zip(seconds[job], seconds[REFERENCE, runtime, batch], strict=True)
-        )
-        row["memory"] = measure_memory(job, options)
-        rows.append(row)
+    rows, outside = measure(options)
     shown = [
         {
             "runtime": row["runtime"],
@@ -203,18 +212,9 @@ def main() -> None:
         }
         for row in rows
     ]
-    print(markdown_table(shown))
-    outside = {
-        f"{runtime}, batch {batch}": statistics.median(
-            1 - part / whole
-            for whole, part in zip(seconds["Ckaad", runtime, batch], seconds[PARTS, runtime, batch], strict=True)
-        )
-        for runtime in RUNTIMES
-        for batch in BATCHES
-    }
     share = "; ".join(f"{name}: {100 * value:.0f} %" for name, value in outside.items())
     text = f"{markdown_table(shown)}\n\nShare of Ckaad's time outside backbone and auto-encoder: {share}."
-    print(text.splitlines()[-1])
+    print(text)
     if options.report:
         write_section(options.report, "inference", text)
     machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
@@ -222,4 +222,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # By its own name, so that the classes in saved models are found by a process that runs another script.
+    from inference import main as run
+
+    run()

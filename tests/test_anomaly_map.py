@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional
 
-from anomalib_ckaad.anomaly_map import anomaly_map, gaussian_blur, image_score, stage_map
+from anomalib_ckaad.anomaly_map import anomaly_map, image_score, stage_map
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 70), (9, 33), (1, 20)])
-def test_blur_equals_scipy_at_every_size(size: tuple[int, int]) -> None:
-    image = torch.rand(2, 1, *size, dtype=torch.float64)
-    expected = np.stack([gaussian_filter(one[0], sigma=4) for one in image.numpy()])
-    np.testing.assert_allclose(gaussian_blur(image)[:, 0].numpy(), expected, atol=1e-12)
-
-
-def test_no_blur() -> None:
-    image = torch.rand(1, 1, 8, 8)
-    assert torch.equal(gaussian_blur(image, sigma=0), image)
+@pytest.mark.parametrize("positions", [(8, 8), (5, 1), (1, 33)])
+@pytest.mark.parametrize("sigma", [4, 1.5, 0])
+def test_map_equals_interpolation_and_scipys_blur(
+    size: tuple[int, int], positions: tuple[int, int], sigma: float
+) -> None:
+    f, g = torch.randn(2, 3, 4, *positions, dtype=torch.float64)
+    large = functional.interpolate(stage_map(f, g), size, mode="bilinear", align_corners=True)[:, 0].numpy()
+    expected = np.stack([gaussian_filter(one, sigma) if sigma else one for one in large])
+    np.testing.assert_allclose(anomaly_map([f], [g], size, sigma)[:, 0].numpy(), expected, atol=1e-12)
 
 
 def test_stage_map_ranges_from_zero_to_two() -> None:
