@@ -4,9 +4,9 @@
 
 Images have the models' size and are normalized; pre- and post-processing, the same for all, is left out. Weights are
 random, which changes no time. PatchCore's memory bank has the rows that a coreset of 10 % keeps of 100, 400 or
-800 images, drawn at random instead of by its greedy search. Every round visits every model, an untimed and a timed call each, so that a
-busy machine slows all of them alike; memory is that of a process that only loads the model and scores one batch. Printed are medians
-and quartiles; the last line is a JSON object with the same numbers.
+800 images, drawn at random instead of by its greedy search. Every round visits every model for an untimed and a timed
+call, so that a busy machine slows all of them alike; memory is that of a process that only loads the model and scores
+one batch. Printed are medians and quartiles; the last line is a JSON object with the same numbers.
 """
 
 import argparse

@@ -43,9 +43,11 @@ def make_model(**arguments: Any) -> Ckaad:
     return Ckaad(**{**tiny, "pre_processor": own, **arguments})
 
 
-def make_batch(scores: list[float], labels: list[int], maps: torch.Tensor | None = None) -> ImageBatch:
+def make_batch(
+    scores: list[float], labels: list[int], maps: torch.Tensor | None = None, masks: torch.Tensor | None = None
+) -> ImageBatch:
     maps = torch.zeros(len(scores), 2, 2) if maps is None else maps
-    batch = ImageBatch(image=torch.zeros(len(scores), 3, 2, 2), gt_label=torch.tensor(labels))
+    batch = ImageBatch(image=torch.zeros(len(scores), 3, 2, 2), gt_label=torch.tensor(labels), gt_mask=masks)
     return batch.update(pred_score=torch.tensor(scores), anomaly_map=maps)
 
 
@@ -75,6 +77,26 @@ def test_recall_of_anomalous_images() -> None:
     expected = recall_threshold(torch.tensor([5.0, 6.0, 7.0, 8.0]), 0.8, others=torch.tensor([0.5, 1.0]))
     assert processor.image_threshold.item() == expected
     assert 1 < expected < 5
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.9, 0.99])
+def test_recall_of_the_pixels_inside_masks(recall: float) -> None:
+    maps = torch.randn(6, 10, 10, generator=torch.Generator().manual_seed(0))
+    labels = [0, 1, 1, 0, 1, 1]
+    masks = (maps > -0.5) & torch.tensor(labels).bool()[:, None, None]
+    processor = RatePostProcessor(pixel_recall=recall)
+    batches = [make_batch([0.0] * 3, labels[part], maps[part], masks[part]) for part in (slice(3), slice(3, 6))]
+    validate(processor, *batches)
+    threshold, inside = processor.pixel_threshold.item(), maps[masks]
+    assert (inside > threshold).float().mean() >= recall
+    just_above = inside.sort().values[int((1 - recall) * len(inside) + 1e-9)].item()  # the highest that keeps it
+    assert just_above - RELATIVE_ERROR * abs(just_above) <= threshold < just_above
+
+
+def test_recall_of_pixels_that_are_all_the_same() -> None:
+    processor = RatePostProcessor(pixel_recall=0.5)
+    validate(processor, make_batch([0.0], [1], torch.ones(1, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool)))
+    assert 1 - RELATIVE_ERROR <= processor.pixel_threshold.item() < 1
 
 
 def test_what_no_argument_is_about_is_anomalibs() -> None:
@@ -136,6 +158,21 @@ def test_enough_images_are_no_reason_for_a_warning(caplog: pytest.LogCaptureFixt
             r"Expected anomalous validation images for image_recall, got none\. Do validate on some anomalous",
         ),
         (
+            {"pixel_recall": 0.9},
+            make_batch([1.0], [0], masks=torch.zeros(1, 2, 2, dtype=torch.bool)),
+            r"Expected anomalous validation images for pixel_recall, got none\. Do validate on some anomalous",
+        ),
+        (
+            {"pixel_recall": 0.9},
+            make_batch([1.0], [1]),
+            r"Expected masks of the anomalous validation images for pixel_recall, got none\. Do pass mask_dir",
+        ),
+        (
+            {"pixel_recall": 0.9},
+            make_batch([1.0], [1], masks=torch.zeros(1, 2, 2, dtype=torch.bool)),
+            r"Expected masks of anomalous pixels for pixel_recall, got empty ones\. Do pass mask_dir",
+        ),
+        (
             {"image_false_positive_rate": 0.1},
             make_batch([1.0, float("inf")], [0, 0]),
             r"Expected finite scores of validation images for image_false_positive_rate, got 1 that are not\. Do lower",
@@ -160,7 +197,10 @@ def test_validation_that_gives_no_threshold(arguments: dict[str, float], batch: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"Expected one of image_false_positive_rate, image_recall, pixel_false_positive_rate, got none\. Do pass"),
+        (
+            {},
+            r"Expected one of image_.*, image_recall, pixel_.*, pixel_recall, got none\. Do pass",
+        ),
         ({"confidence": 0.9}, r"Expected one of image_false_positive_rate"),
         (
             {"image_false_positive_rate": 1},
@@ -171,6 +211,10 @@ def test_validation_that_gives_no_threshold(arguments: dict[str, float], batch: 
         (
             {"image_recall": 0.9, "image_false_positive_rate": 0.1},
             r"image_recall, got both, and there is one threshold",
+        ),
+        (
+            {"pixel_recall": 0.9, "pixel_false_positive_rate": 0.1},
+            r"Expected pixel_false_positive_rate or pixel_recall, got both",
         ),
     ],
 )

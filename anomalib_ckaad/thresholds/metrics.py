@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 Level = Literal["image", "pixel"]
 USE_NORMAL_IMAGES = "Do validate on normal images, such as with val_split_mode: from_train"
 USE_ANOMALIES = "Do validate on some anomalous images, such as with val_split_mode: from_test"
+GIVE_MASKS = "Do pass mask_dir, or leave it out"
 
 
 class _RateThreshold(Threshold):
@@ -117,11 +118,11 @@ class ImageThreshold(_RateThreshold):
 
 
 class PixelThreshold(_RateThreshold):
-    """Threshold of anomaly maps that a given share of the pixels of normal images exceeds.
+    """Threshold of anomaly maps for a share of the pixels of normal images, or of those inside anomalies' masks.
 
     Args:
-        argument: Name that messages give it.
-        target: The share, in (0, 1).
+        argument: Name that messages give it: ``pixel_false_positive_rate`` or ``pixel_recall``.
+        target: The share of pixels that exceed the threshold, at most or at least, in (0, 1).
     """
 
     counts: list[Tensor]
@@ -133,34 +134,58 @@ class PixelThreshold(_RateThreshold):
         self.add_state("counts", default=[], dist_reduce_fx="cat")
         self.add_state("images", default=torch.tensor(0), dist_reduce_fx="sum")
 
+    @property
+    def _of_recall(self) -> bool:
+        return self.argument.endswith("recall")
+
     def update(self, batch: ImageBatch) -> None:
-        """Count the pixels of a batch's normal maps, (N, H, W) or (N, 1, H, W).
+        """Count the pixels that matter of a batch's maps, (N, H, W) or (N, 1, H, W).
 
         Raises:
-            ValueError: If there are none, or a pixel is not finite.
+            ValueError: If there are no maps or labels, a pixel is not finite, or an anomalous image has no mask.
         """
         maps, labels = self._labels_and(batch.anomaly_map, batch.gt_label)
-        counts = histogram(maps[~labels])
+        if self._of_recall:
+            # Negative values: what a recall may miss is then what a rate may exceed.
+            counts = histogram(-maps.flatten()[self._inside(batch.gt_mask, labels, maps)])
+        else:
+            counts = histogram(maps[~labels])
         self.counts = [self.counts[0] + counts if self.counts else counts]
-        self.images = self.images + (~labels).sum()
+        self.images = self.images + (labels if self._of_recall else ~labels).sum()
+
+    def _inside(self, masks: Tensor | None, labels: Tensor, maps: Tensor) -> Tensor:
+        """Whether each pixel (N * H * W,) is inside a mask."""
+        if masks is None:
+            if labels.any():
+                msg = f"Expected masks of the anomalous validation images for {self.argument}, got none. {GIVE_MASKS}."
+                raise ValueError(msg)
+            return torch.zeros(maps.numel(), dtype=torch.bool, device=maps.device)
+        return masks.to(maps.device, torch.bool).flatten()
 
     def compute(self) -> Tensor:
         """Threshold of all pixels so far, a number.
 
         Raises:
-            ValueError: If no image is normal.
+            ValueError: If no image is normal, or for a recall no pixel anomalous.
         """
         number = int(self.images.item())
+        kind, hint = ("anomalous", USE_ANOMALIES) if self._of_recall else ("normal", USE_NORMAL_IMAGES)
         if number == 0:
-            msg = f"Expected normal validation images for {self.argument}, got none. {USE_NORMAL_IMAGES}."
+            msg = f"Expected {kind} validation images for {self.argument}, got none. {hint}."
             raise ValueError(msg)
-        needed = samples_needed(self.target)
+        counts: Any = dim_zero_cat(self.counts).view(-1, BINS).sum(0).cpu()
+        if not counts.any():
+            msg = f"Expected masks of anomalous pixels for {self.argument}, got empty ones. {GIVE_MASKS}."
+            raise ValueError(msg)
+        rate = round(1 - self.target, 12) if self._of_recall else self.target
+        needed = samples_needed(rate)
         if number < needed:
             # Conformal risk control (Angelopoulos et al., ICLR 2024): no bound below this number exists, as one more
             # image that is above the threshold all over would exceed the rate.
             self._warn(
-                f"Expected at least {needed} normal validation images for {self.argument} {self.target:g}, got "
+                f"Expected at least {needed} {kind} validation images for {self.argument} {self.target:g}, got "
                 f"{number}. The rate is that of their pixels, and new images may differ. Do add images."
             )
-        counts: Any = dim_zero_cat(self.counts).view(-1, BINS).sum(0)
-        return torch.tensor(threshold_of(counts.cpu(), self.target), device=self.device)
+        threshold = torch.tensor(threshold_of(counts, rate), device=self.device)
+        # A pixel is called anomalous above the threshold, not at it.
+        return -threshold.nextafter(torch.full_like(threshold, torch.inf)) if self._of_recall else threshold

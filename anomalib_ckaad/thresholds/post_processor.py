@@ -11,7 +11,7 @@ from anomalib_ckaad.thresholds.metrics import ImageThreshold, PixelThreshold
 
 logger = logging.getLogger(__name__)
 
-ARGUMENTS = ("image_false_positive_rate", "image_recall", "pixel_false_positive_rate", "confidence")
+ARGUMENTS = ("image_false_positive_rate", "image_recall", "pixel_false_positive_rate", "pixel_recall", "confidence")
 
 
 class RatePostProcessor(PostProcessor):
@@ -27,12 +27,15 @@ class RatePostProcessor(PostProcessor):
         image_recall: Share of anomalous images whose score shall exceed the threshold, in (0, 1).
         pixel_false_positive_rate: Share of the pixels of normal images whose anomaly map may exceed the threshold, in
             (0, 1): on the validation images, without guarantee for others. No masks are needed.
+        pixel_recall: Share of the pixels inside the masks of anomalous images whose anomaly map shall exceed the
+            threshold, in (0, 1); likewise without guarantee.
         confidence: Probability with which the image's rate or recall holds, in (0, 1). Default None: on average.
 
     A threshold that no argument is about is anomalib's. There is no sensitivity: it would undo the rates.
 
     Raises:
-        ValueError: If an argument is not in (0, 1), both image arguments are given, or none of all.
+        ValueError: If an argument is not in (0, 1), both image arguments or both pixel arguments are given, or none
+            of all.
 
     Example:
         >>> processor = RatePostProcessor(image_false_positive_rate=0.01, pixel_false_positive_rate=0.001)
@@ -45,22 +48,22 @@ class RatePostProcessor(PostProcessor):
         image_false_positive_rate: float | None = None,
         image_recall: float | None = None,
         pixel_false_positive_rate: float | None = None,
+        pixel_recall: float | None = None,
         confidence: float | None = None,
     ) -> None:
         super().__init__()
         self.image_false_positive_rate = image_false_positive_rate
         self.image_recall = image_recall
         self.pixel_false_positive_rate = pixel_false_positive_rate
+        self.pixel_recall = pixel_recall
         self.confidence = confidence
         self._check()
-        if image_false_positive_rate is not None:
-            name = "image_false_positive_rate"
-            self._set_metric("image", ImageThreshold(name, image_false_positive_rate, confidence))
-        elif image_recall is not None:
-            self._set_metric("image", ImageThreshold("image_recall", image_recall, confidence))
-        if pixel_false_positive_rate is not None:
-            name = "pixel_false_positive_rate"
-            self._set_metric("pixel", PixelThreshold(name, pixel_false_positive_rate))
+        for name in ARGUMENTS[:-1]:
+            target = getattr(self, name)
+            if target is not None and name.startswith("image"):
+                self._set_metric("image", ImageThreshold(name, target, confidence))
+            elif target is not None:
+                self._set_metric("pixel", PixelThreshold(name, target))
 
     def _set_metric(self, level: str, metric: Threshold) -> None:
         # anomalib has no argument for it, and takes thresholds from whatever metric these attributes hold.
@@ -72,12 +75,11 @@ class RatePostProcessor(PostProcessor):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
                 msg = f"Expected {name} to be a number in (0, 1), got {value!r}. Do change {name}."
                 raise ValueError(msg)
-        if "image_false_positive_rate" in given and "image_recall" in given:
-            msg = (
-                "Expected image_false_positive_rate or image_recall, got both, and there is one threshold. "
-                "Do leave one of them out."
-            )
-            raise ValueError(msg)
+        for level in ("image", "pixel"):
+            rate, recall = f"{level}_false_positive_rate", f"{level}_recall"
+            if rate in given and recall in given:
+                msg = f"Expected {rate} or {recall}, got both, and there is one threshold. Do leave one of them out."
+                raise ValueError(msg)
         if not given.keys() - {"confidence"}:
             msg = (
                 f"Expected one of {', '.join(ARGUMENTS[:-1])}, got none. "
