@@ -1,6 +1,7 @@
 """What precision costs: AUROC, differences, size and latency of OpenVINO exports in f32, bf16, FP16 and INT8.
 
     python benchmarks/export_precision.py [--config configs/demo.yaml --ckpt MODEL.ckpt] [--output DIR]
+        [--report docs/deployment.md --section precision]
 
 Without a checkpoint, a small model is trained on the built-in textures. Test images are those of the config;
 post-training quantization calibrates on its validation images. Every export is compared with its checkpoint as
@@ -11,26 +12,24 @@ import argparse
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from anomalib.engine import Engine
-from rich.console import Console
-from rich.table import Table
 
 from anomalib_ckaad import Ckaad, Textures
 from anomalib_ckaad.deployment.images import find_test_images, make_datamodule
 from anomalib_ckaad.deployment.runtimes import load_exported
-from anomalib_ckaad.deployment.validate import compare, load_checkpoint
+from anomalib_ckaad.deployment.validate import Comparison, compare, load_checkpoint
+from anomalib_ckaad.study.sections import markdown_table, write_section
 
 # name, anomalib's compression_type, OpenVINO's precision
 WAYS = (
     ("f32", None, "f32"),
     ("bf16, OpenVINO's own choice", None, "bf16"),
-    ("FP16 weights", "fp16", "f32"),
-    ("INT8 weights", "int8", "f32"),
-    ("INT8_PTQ", "int8_ptq", "f32"),
-    ("INT8_ACQ", "int8_acq", "f32"),
+    ("`fp16` weights", "fp16", "f32"),
+    ("`int8` weights", "int8", "f32"),
+    ("`int8_ptq`", "int8_ptq", "f32"),
+    ("`int8_acq`", "int8_acq", "f32"),
 )
 TEXTURES = {"image_size": 128, "train_images": 48, "train_batch_size": 8, "eval_batch_size": 4}
 
@@ -62,6 +61,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="a config of `anomalib train`, for its data")
     parser.add_argument("--ckpt", type=Path, help="its checkpoint")
     parser.add_argument("--output", type=Path, help="where exports go; default: a temporary folder")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section SECTION gets the table")
+    parser.add_argument("--section", default="precision", help="name of that section; default: %(default)s")
     arguments = parser.parse_args()
     if (arguments.config is None) != (arguments.ckpt is None):
         parser.error("--config and --ckpt belong together")
@@ -70,32 +71,43 @@ def main() -> None:
         output = arguments.output or Path(temporary)
         output.mkdir(parents=True, exist_ok=True)
         checkpoint, config = (arguments.ckpt, arguments.config) if arguments.ckpt else train(output)
-        Console(width=110).print(measure(checkpoint, config, output))
+        text = measure(checkpoint, config, output)
+    print(text)
+    if arguments.report:
+        write_section(arguments.report, arguments.section, text)
 
 
-def measure(checkpoint: Path, config: Path, output: Path) -> Table:
+def measure(checkpoint: Path, config: Path, output: Path) -> str:
     images = find_test_images(config)
     model = load_checkpoint(checkpoint)
-    table = Table(title=f"OpenVINO exports against their checkpoint, {len(images)} test images")
-    for name in ("", "image AUROC", "raw score, largest diff.", "labels flipped", "MiB", "median ms"):
-        table.add_column(name, justify="right" if name else "left")
+    rows: list[dict[str, str]] = []
     paths: dict[str | None, Path] = {}
     for name, compression, precision in WAYS:
         path = paths.get(compression) or export(checkpoint, config, output / str(compression), compression)
         paths[compression] = path
-        found: Any = compare(model, load_exported(path, precision), images)
-        if not table.rows:
-            row = f"{found.auroc[0]:.4f}" if found.auroc else "no labels"
-            table.add_row("checkpoint", row, "", "", "", f"{1000 * np.median(found.seconds[0]):.1f}")
-        table.add_row(
-            name,
-            f"{found.auroc[1]:.4f}" if found.auroc else "no labels",
-            f"{found.differences['raw_pred_score']:.1e}",
-            str(found.flipped_labels),
-            f"{path.with_suffix('.bin').stat().st_size / 2**20:.1f}",
-            f"{1000 * np.median(found.seconds[1]):.1f}",
+        found = compare(model, load_exported(path, precision), images)
+        if not rows:
+            rows.append(row_of("checkpoint, in torch", found, 0))
+        rows.append(
+            row_of(name, found, 1)
+            | {
+                "raw score, largest difference": f"{found.differences['raw_pred_score']:.1e}",
+                "labels flipped": str(found.flipped_labels),
+                "MiB": f"{path.with_suffix('.bin').stat().st_size / 2**20:.1f}",
+            }
         )
-    return table
+    return f"{markdown_table(rows)}\n\n{len(images)} test images."
+
+
+def row_of(name: str, found: Comparison, side: int) -> dict[str, str]:
+    return {
+        "OpenVINO": name,
+        "image AUROC": f"{100 * found.auroc[side]:.1f}" if found.auroc else "no labels",
+        "raw score, largest difference": "",
+        "labels flipped": "",
+        "MiB": "",
+        "median ms an image": f"{1000 * np.median(found.seconds[side]):.1f}",
+    }
 
 
 def export(checkpoint: Path, config: Path, output: Path, compression: str | None) -> Path:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import openvino
 import pytest
 import torch
 from anomalib.data import InferenceBatch
@@ -11,6 +13,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib_ckaad.deployment import export as export_module
 from anomalib_ckaad.deployment.export import check_installed, export_at_once
 from anomalib_ckaad.lightning_model import Ckaad
+from tests.conftest import make_folder_data
 
 
 def tiny(*, fitted: bool = True, **arguments: Any) -> Ckaad:
@@ -119,3 +122,29 @@ def test_raw_outputs_are_the_models_own_and_only_there_when_asked_for() -> None:
     expected = ((raw.pred_score - 0.5) / 2 + 0.5).clamp(0, 1)
     assert torch.allclose(outputs.pred_score, expected)
     assert outputs._fields[:4] == InferenceBatch._fields
+
+
+@pytest.mark.parametrize("arguments", [{}, {"norm": "batch"}])
+def test_int8_ptq_quantizes_the_auto_encoder_and_nothing_else(
+    arguments: dict[str, Any], folder_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny(**arguments)
+    data = make_folder_data(folder_root)
+    path = model.to_openvino(tmp_path, compression_type="int8_ptq", datamodule=data)
+    operations = openvino.Core().read_model(path).get_ordered_ops()
+    stored = [op for op in operations if op.get_type_name() == "Constant" and op.get_element_type().size == 1]
+    quantized = sum(int(np.prod(op.shape)) for op in stored if len(op.shape) == 4)
+    convolutions = [module for module in model.model.auto_encoder.modules() if hasattr(module, "transposed")]
+    assert quantized == sum(module.weight.numel() for module in convolutions)
+    assert "Expected 300 validation images or more to calibrate int8_ptq on, got 2." in caplog.text
+    with torch.inference_mode():
+        images = torch.rand(1, 3, 64, 64)
+        expected = model(images).anomaly_map
+    found = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images.numpy())
+    assert np.abs(found["anomaly_map"] - expected.numpy()).max() < 0.1
+
+
+def test_int8_ptq_without_images(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Expected a datamodule to calibrate int8_ptq .* Do pass --data\.$"):
+        tiny().to_openvino(tmp_path / "new", compression_type="int8_ptq")
+    assert not (tmp_path / "new").exists()

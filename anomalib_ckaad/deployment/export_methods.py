@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
 from torch import Tensor, nn
 
 from anomalib_ckaad.deployment.export import check_fitted, check_installed, export_at_once, with_raw, without
+from anomalib_ckaad.deployment.quantize import check_calibration, quantize_auto_encoder
 
 ONNX_OPSET = 18
 """What torch's exporter writes; asked for an older one, as anomalib does, it converts, fails and shows a traceback."""
@@ -86,14 +89,39 @@ class ExportMethods:
                 export_root, lambda root: Path(anomalibs.to_onnx(root, model_file_name, input_size, **kwargs))
             )
 
-    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401 - anomalib's
-        """Export as anomalib does, with its arguments.
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | str | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        **kwargs: Any,  # noqa: ANN401 - anomalib's
+    ) -> Path:
+        """Export as anomalib does, with its arguments; ``int8_ptq`` quantizes the auto-encoder alone.
 
         Raises:
-            ValueError: If the model is not fitted.
-            ModuleNotFoundError: If OpenVINO is missing.
+            ValueError: If the model is not fitted, or there are no images to quantize with.
+            ModuleNotFoundError: If OpenVINO or NNCF is missing.
         """
         check_fitted(self.post_processor, has_weights=self._has_weights)
-        check_installed("openvino")
+        check_installed("openvino", *([] if compression_type in {None, CompressionType.FP16} else ["nncf"]))
+        compression_type = CompressionType(compression_type) if compression_type else None
+        calibrated = compression_type == CompressionType.INT8_PTQ
         anomalibs: Any = super()
-        return export_at_once(export_root, lambda root: Path(anomalibs.to_openvino(root, *args, **kwargs)))
+        kwargs |= {
+            "model_file_name": model_file_name,
+            "input_size": input_size,
+            "compression_type": None if calibrated else compression_type,
+            "datamodule": datamodule,
+        }
+        if calibrated:
+            check_calibration(datamodule)
+
+        def write(root: Path) -> Path:
+            path = Path(anomalibs.to_openvino(root, **kwargs))
+            if calibrated and datamodule is not None:
+                quantize_auto_encoder(path, datamodule)
+            return path
+
+        return export_at_once(export_root, write)

@@ -153,10 +153,14 @@ def test_every_compression_exports_at_a_fixed_size_and_runs(
     images = texture_batch(trained, 8, 128, 128).numpy()
     for batch in (images[:1], images):
         difference = np.abs(small.run(batch)["pred_score"] - full(batch)["pred_score"]).max()
-        assert difference < {None: TOLERANCE, CompressionType.FP16: 0.02}.get(compression, 1.1)
+        limits = {None: TOLERANCE, CompressionType.FP16: 0.02, CompressionType.INT8_PTQ: 0.1}
+        assert difference < limits.get(compression, 1.1)
     bits = {None: 32, CompressionType.FP16: 16}.get(compression, 8)
-    needed = sum(p.numel() for p in Ckaad.load_from_checkpoint(checkpoint(trained)).model.parameters())
-    assert path.with_suffix(".bin").stat().st_size < 1.4 * needed * bits / 8 + 200_000
+    model = Ckaad.load_from_checkpoint(checkpoint(trained)).model
+    needed = bits / 8 * sum(p.numel() for p in model.parameters())
+    if compression == CompressionType.INT8_PTQ:  # the backbone keeps its precision
+        needed += 3 * sum(p.numel() for p in model.backbone.parameters())
+    assert path.with_suffix(".bin").stat().st_size < 1.4 * needed + 200_000
 
 
 def command(trained: Path, file: Path, *more: str, data: Path | None = None) -> int:
