@@ -26,9 +26,8 @@ def check_calibration(datamodule: AnomalibDataModule | None) -> None:
 def quantize_auto_encoder(path: Path, datamodule: AnomalibDataModule) -> None:
     """Quantize the convolutions of the auto-encoder in an OpenVINO model to INT8, in place.
 
-    Features are compared with their reconstructions, and what rounding does to features looks like an anomaly: with the
-    backbone or the comparison in INT8 as well, scores move by a third of their range (docs/deployment.md). They keep
-    their precision.
+    Features are compared with their reconstructions, and what rounding does to features looks like an anomaly. So
+    backbone and comparison keep their precision.
 
     Args:
         path: The ``.xml`` file.
