@@ -9,21 +9,39 @@ BINS = 1 << (32 - DROPPED_BITS)
 RELATIVE_ERROR = 2.0**-11
 
 
-def histogram(values: Tensor) -> Tensor:
-    """Count values in bins whose edges are numbers of float32, each wider than its place by a factor of 2^-11.
+def bins_of(values: Tensor) -> Tensor:
+    """Bin of each value; the bits of a float, read as a whole number, are in the order of the floats.
 
-    The bits of a float, read as a whole number, are in the order of the floats: no range need be known beforehand.
+    No range need be known beforehand.
+
+    Args:
+        values: Finite numbers of any shape, positive or negative; taken as float32.
+
+    Returns:
+        Whole numbers in [0, 2^20), int64, of the same shape, not falling where values rise.
+
+    Example:
+        >>> bins_of(torch.tensor([1.0, 1.0001, 1.001])).diff().tolist()
+        [0, 2]
+    """
+    bits = values.float().view(torch.int32)
+    # Negative floats run the other way: all their bits but the sign are turned.
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return (ordered >> DROPPED_BITS).long() + BINS // 2
+
+
+def histogram(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Count values in bins whose edges are numbers of float32, each wider than its place by a factor of 2^-11.
 
     Args:
         values: Finite numbers of any shape, positive or negative.
+        weights: What each counts, of the same shape; default: one.
 
     Returns:
-        Counts (2^20,), int64: 8 MiB. Those of several batches may be added.
+        Counts (2^20,), 8 MiB: int64, or float64 with weights. Those of several batches may be added.
     """
-    bits = values.float().flatten().view(torch.int32)
-    # Negative floats run the other way: all their bits but the sign are turned.
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return torch.bincount((ordered >> DROPPED_BITS) + BINS // 2, minlength=BINS)
+    weights = None if weights is None else weights.flatten().double()
+    return torch.bincount(bins_of(values.flatten()), weights, minlength=BINS)
 
 
 def threshold_of(counts: Tensor, rate: float) -> float:

@@ -1,0 +1,124 @@
+"""Any metric for each type of defect or each category, and the mean over them."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from anomalib.metrics import AnomalibMetric
+from torch import Tensor, distributed, nn
+from torchmetrics import Metric
+
+
+def parent_folder(path: str) -> str:
+    """Name of the folder that an image lies in: the type of its defect in MVTec AD's layout.
+
+    >>> parent_folder("bottle/test/crack/000.png")
+    'crack'
+    """
+    return Path(path).parent.name
+
+
+class PerGroup(AnomalibMetric, Metric):
+    """A metric for each group of images; its value is the mean over the groups.
+
+    Args:
+        metric: The metric; its name with ``macro_`` before it is this one's.
+        group_of: Gives the group of an image by its path; default: the name of its folder.
+        share_normal: Whether normal images count in every group, as they must where groups are types of defects
+            (default). For categories, each with normal images of its own, False.
+        prefix: Of the name.
+
+    Example:
+        >>> from anomalib.data import ImageBatch
+        >>> from anomalib_ckaad.metrics import AccuracyAtF1Max
+        >>> metric = PerGroup(AccuracyAtF1Max(fields=["pred_score", "gt_label"]))
+        >>> batch = ImageBatch(image=torch.zeros(3, 3, 8, 8), image_path=["good/0", "crack/0", "hole/0"])
+        >>> metric.update(batch.update(pred_score=torch.tensor([0.2, 0.9, 0.1]), gt_label=torch.tensor([0, 1, 1])))
+        >>> metric.compute(), metric.values_by_group
+        (tensor(0.7500), {'crack': 1.0, 'hole': 0.5})
+    """
+
+    full_state_update = False
+
+    def __init__(
+        self,
+        metric: AnomalibMetric,
+        group_of: Callable[[str], str] = parent_folder,
+        *,
+        share_normal: bool = True,
+        prefix: str = "",
+    ) -> None:
+        Metric.__init__(self)
+        inner: Any = metric
+        self.name = f"{prefix}macro_{inner.name}"
+        self.fields = (*inner.fields, "gt_label", "image_path")
+        self.strict = inner.strict
+        self.group_of = group_of
+        self.share_normal = share_normal
+        self.values_by_group: dict[str, float] = {}
+        self._normal = inner  # sees normal images alone, if they are shared; each new group begins as its copy
+        self._names: list[str] = []
+        self._metrics = nn.ModuleList()
+
+    def _metric_of(self, name: str) -> Any:  # noqa: ANN401 - an AnomalibMetric and torchmetrics.Metric
+        if name not in self._names:
+            self._names.append(name)
+            self._metrics.append(deepcopy(self._normal))
+        return self._metrics[self._names.index(name)]
+
+    def update(self, batch: Any) -> None:  # noqa: ANN401 - an ImageBatch
+        """Give every image to the metric of its group.
+
+        Raises:
+            ValueError: If paths, labels or a field of the metric are missing.
+        """
+        missing = [name for name in self.fields if getattr(batch, name, None) is None]
+        if missing:
+            if not self.strict:
+                return
+            msg = f"Expected a batch with {', '.join(self.fields)}, got none of {', '.join(missing)}. Do add them."
+            raise ValueError(msg)
+        labels = torch.as_tensor(batch.gt_label).bool().cpu()
+        groups = [self.group_of(path) for path in batch.image_path or []]
+        for name in sorted({name for name, bad in zip(groups, labels.tolist(), strict=True) if self._is_own(bad)}):
+            self._metric_of(name)
+        for name, metric in zip(self._names, self._metrics, strict=True):
+            own = torch.tensor([self._is_own(bad) and group == name for group, bad in zip(groups, labels, strict=True)])
+            self._feed(metric, batch, own | ~labels if self.share_normal else own)
+        if self.share_normal:
+            self._feed(self._normal, batch, ~labels)
+
+    def _is_own(self, anomalous: Any) -> bool:  # noqa: ANN401 - a bool or a tensor of one
+        return bool(anomalous) or not self.share_normal
+
+    def _feed(self, metric: Any, batch: Any, chosen: Tensor) -> None:  # noqa: ANN401
+        if chosen.any():
+            values = {name: getattr(batch, name) for name in metric.fields}
+            metric.update(SimpleNamespace(**{name: value[chosen.to(value.device)] for name, value in values.items()}))
+
+    def compute(self) -> Tensor:
+        """Mean over the groups; their values are in ``values_by_group`` after it.
+
+        Raises:
+            ValueError: If there is no group.
+        """
+        if distributed.is_available() and distributed.is_initialized():
+            # Every process has to take part in computing every group.
+            gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+            distributed.all_gather_object(gathered, self._names)
+            for name in sorted({name for names in gathered for name in names}):
+                self._metric_of(name)
+        if not self._names:
+            msg = f"Expected anomalous images for {self.name}, got none. Do add some."
+            raise ValueError(msg)
+        self.values_by_group = {name: float(self._metric_of(name).compute()) for name in sorted(self._names)}
+        return torch.tensor(sum(self.values_by_group.values()) / len(self.values_by_group))
+
+    def reset(self) -> None:
+        """Forget all images and groups."""
+        super().reset()
+        self._normal.reset()
+        self._names, self._metrics = [], nn.ModuleList()
