@@ -70,6 +70,32 @@ def run_curve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_study(arguments: argparse.Namespace) -> int:
+    """Run the jobs of a study that have no result yet; a failed one makes the exit status 1."""
+    config: Path = arguments.config
+    if not config.is_file():
+        msg = f"Expected --config to be a study's config, got {str(config)!r}. Do give a file that exists."
+        raise ValueError(msg)
+    from anomalib_ckaad.study.runner import run_study as run  # noqa: PLC0415  # imports torch
+
+    output = arguments.output or Path("results") / "study" / config.stem
+    rows = run(config, output, arguments.jobs, arguments.devices.split(","))
+    failed = [row for row in rows if row["status"] != "done"]
+    print(f"{len(rows) - len(failed)} of {len(rows)} jobs are done. Results: {output}; do `{PROGRAM} report {output}`.")
+    for row in failed:
+        print(f"failed: {row['method']} on {row['data']}, seed {row['seed']}: {output / row['folder'] / 'log.txt'}")
+    return int(bool(failed))
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """Write what a study found as Markdown and as a page."""
+    from anomalib_ckaad.study.report import write_report  # noqa: PLC0415  # imports torch
+
+    for path in write_report(arguments.study, arguments.output or arguments.study, arguments.metric, arguments.section):
+        print(path)
+    return 0
+
+
 def run_convert(arguments: argparse.Namespace) -> int:
     """Mirror a folder of images of any kind as images that anomalib reads rightly."""
     from anomalib_ckaad.data.convert_folder import convert_folder  # noqa: PLC0415  # imports torch
@@ -193,6 +219,8 @@ def build_parser() -> Parser:
     curve.add_argument("--report", type=Path, metavar="FILE", help="Markdown file that also gets sentence and table")
     curve.set_defaults(run=run_curve)
 
+    add_study(commands)
+
     convert = commands.add_parser(
         "convert", help="16-bit, DICOM and turned images as images that anomalib reads rightly"
     )
@@ -241,6 +269,27 @@ def build_parser() -> Parser:
     )
     validate.set_defaults(run=run_validate)
     return parser
+
+
+def add_study(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the commands ``study`` and ``report``."""
+    study = commands.add_parser("study", help="methods x data sets x seeds, each in a process of its own")
+    study.add_argument("--config", type=Path, required=True, metavar="FILE", help="docs/studies.md has the format")
+    study.add_argument("--output", type=Path, metavar="DIR", help="default: results/study/ and the config's name")
+    study.add_argument("--jobs", type=int, default=1, help="how many run at a time; default: %(default)s")
+    study.add_argument(
+        "--devices", default="cpu", metavar="cpu|N,N", help="GPUs that jobs take in turns; default: %(default)s"
+    )
+    study.set_defaults(run=run_study)
+
+    report = commands.add_parser("report", help="what a study found: tables, plots, a gallery of its mistakes")
+    report.add_argument("study", type=Path, metavar="DIR", help="the study's folder")
+    report.add_argument("--output", type=Path, metavar="DIR", help="default: the study's folder")
+    report.add_argument("--metric", default="image_AUROC", help="what methods are ranked by; default: %(default)s")
+    report.add_argument(
+        "--section", type=Path, metavar="FILE", help="Markdown file whose section named like the study gets the tables"
+    )
+    report.set_defaults(run=run_report)
 
 
 def add_weights(commands: "argparse._SubParsersAction[Parser]") -> None:

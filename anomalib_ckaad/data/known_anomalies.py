@@ -111,6 +111,7 @@ class KnownAnomalies(AnomalibDataModule):
         self.types = types if types is None or isinstance(types, int) else tuple(types)
         self.pin_memory = pin_memory
         self.known_types: dict[str, int] = {}
+        self.drawn_types: dict[str, int] = {}
 
     @property
     def name(self) -> str:  # type: ignore[override]  # a property in anomalib's base class as well
@@ -150,7 +151,8 @@ class KnownAnomalies(AnomalibDataModule):
         if self.reserve is not None:
             known = known.sample(frac=1, random_state=self.draw_seed).iloc[: self.count]
         self.known_data = copy.deepcopy(self.train_data)
-        self.known_types = dict(Counter(known["type"])) if self.use == "train" else {}
+        self.drawn_types = dict(Counter(known["type"]))  # dropped ones as well
+        self.known_types = self.drawn_types if self.use == "train" else {}
         if self.known_types:
             self.known_data.samples = self._as_samples(known)
             self.known_data.samples.attrs["task"] = "classification"

@@ -54,6 +54,10 @@ class PixelMetric(Metric):
         self.low = torch.minimum(self.low, maps.min())
         self.high = torch.maximum(self.high, maps.max())
 
+    def compute(self) -> Tensor:
+        """Number of pixels that were counted."""
+        return self.normal.sum() + self.anomalous.sum()
+
     def counts(self) -> PixelCounts:
         """What was counted so far, in this process."""
         return PixelCounts.of(

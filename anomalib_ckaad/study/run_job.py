@@ -1,0 +1,199 @@
+"""One job of a study, in a process of its own: seed, data, model, training, test.
+
+python -m anomalib_ckaad.study.run_job JOB.json RESULT.json
+"""
+
+import inspect
+import json
+import os
+import platform
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from anomalib.data import AnomalibDataModule
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from jsonargparse import ArgumentError, ArgumentParser
+
+from anomalib_ckaad.data.images import check_image_files
+from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.known_selection import types_of
+from anomalib_ckaad.plugin import register
+from anomalib_ckaad.study.collect import Collector
+from anomalib_ckaad.study.jobs import Job, StudyError
+
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+SCORES = "scores.npz"
+
+
+def parse(job: Job) -> Any:  # noqa: ANN401 - jsonargparse's Namespace
+    """Check classes and arguments of a job, and return what makes model and data.
+
+    Raises:
+        StudyError: If a class is unknown, or an argument that it does not take.
+    """
+    register()
+    import_bare_names()
+    parsed = {}
+    for kind, base, name in (("model", AnomalibModule, job.method), ("data", AnomalibDataModule, job.data)):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(base, kind)
+        given = job.settings[kind]
+        try:
+            parsed[kind] = (parser, parser.parse_object({kind: given}))
+        except (ArgumentError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            msg = f"Expected arguments of {given['class_path']} for {name!r}, got a mistake: {reason}. Do correct it."
+            raise StudyError(msg) from error
+    return parsed
+
+
+def import_bare_names() -> None:
+    """Import what bare class names, as in anomalib's own configs, stand for."""
+    import anomalib.data  # noqa: PLC0415
+    import anomalib.models  # noqa: F401, PLC0415
+
+    import anomalib_ckaad.study.baselines  # noqa: F401, PLC0415
+
+
+def build(job: Job) -> tuple[AnomalibModule, AnomalibDataModule]:
+    """Model and data of a job; known anomalies are left out for models that cannot learn from them."""
+    parsed = parse(job)
+    parser, found = parsed["data"]
+    data: AnomalibDataModule = parser.instantiate_classes(found).data
+    parser, found = parsed["model"]
+    given = dict(job.settings["model"]["init_args"])
+    for name, value in (("visualizer", False), ("seed", job.seed)):
+        if name not in given and name in _arguments_of(found.model.class_path):
+            setattr(found.model.init_args, name, value)
+    model: AnomalibModule = parser.instantiate_classes(found).model
+    if isinstance(data, KnownAnomalies):
+        learns = getattr(model, "learns_from_known_anomalies", False)
+        data.use = job.settings["use"] or ("train" if learns else "drop")
+    return model, data
+
+
+def _arguments_of(class_path: str) -> set[str]:
+    module, _, name = class_path.rpartition(".")
+    made = getattr(__import__(module, fromlist=[name]), name)
+    return set(inspect.signature(made).parameters)
+
+
+def run(job: Job, output: Path) -> dict[str, Any]:
+    """Train and test.
+
+    Args:
+        job: What to do.
+        output: Folder for the scores of every image, and for what training leaves.
+
+    Returns:
+        The result as plain data.
+
+    Raises:
+        StudyError: If model or data cannot be made, or the training would have no end.
+    """
+    # Before the model is built: its weights are drawn then.
+    pl.seed_everything(job.seed, workers=True, verbose=False)
+    model, data = build(job)
+    data.prepare_data()
+    data.setup()
+    samples = data.test_data.samples
+    check_image_files([*data.train_data.samples.image_path, *samples.image_path])
+    collector = Collector(dict(zip(samples.image_path, types_of(samples), strict=True)))
+    trainer = {**QUIET, **job.settings["trainer"]}
+    if not {"max_epochs", "max_steps", "max_time"} & (trainer.keys() | model.trainer_arguments.keys()):
+        msg = (
+            f"Expected trainer.max_epochs for {job.method}, which has no number of its own, got none. "
+            "Do add `trainer: {max_epochs: 20}` to the method."
+        )
+        raise StudyError(msg)
+    engine = Engine(**trainer, default_root_dir=output, callbacks=[collector])
+    begin = time.perf_counter()
+    engine.fit(model, datamodule=data)
+    seconds = time.perf_counter() - begin
+    engine.predict(model, datamodule=data, return_predictions=False)
+    threshold = _threshold(model)
+    rows = collector.rows(threshold)
+    _save_scores(output / SCORES, collector, samples, threshold)
+    drawn = getattr(data, "drawn_types", {})
+    return {
+        "scores": rows,
+        "seen": sorted(drawn),
+        "known": drawn if getattr(data, "known_types", {}) else {},
+        "images": {"train": len(data.train_data), "validation": len(data.val_data), "test": len(samples)},
+        "parameters": sum(one.numel() for one in model.parameters()),
+        "seconds_fit": seconds,
+        # The first batches warm up.
+        "seconds_image": float(np.median(collector.seconds[len(collector.seconds) // 4 :])),
+        "memory_MiB": peak_memory(),
+        "gpu_memory_MiB": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("anomalib", "anomalib-ckaad", "torch")},
+    }
+
+
+def _threshold(model: AnomalibModule) -> float:
+    """Threshold of raw image scores that validation found; NaN without one."""
+    found = getattr(model.post_processor, "image_threshold", None)
+    return float("nan") if found is None else float(found)
+
+
+def _save_scores(path: Path, collector: Collector, samples: Any, threshold: float) -> None:  # noqa: ANN401
+    """Scores and small maps of all images, and curves by type, for the report."""
+    masks = samples.set_index("image_path").get("mask_path")
+    curves: dict[str, Any] = {}
+    for name, counts in collector.curves().items():
+        if counts.anomalous.any():
+            rate, overlap = counts.pro_curve()
+            # A curve is drawn with a few hundred points.
+            kept = torch.unique(torch.linspace(0, len(rate) - 1, 400).round().long())
+            near = torch.searchsorted(rate, torch.linspace(0, 0.3, 200, dtype=rate.dtype)).clamp(max=len(rate) - 1)
+            kept = torch.unique(torch.cat([kept, near]))
+            curves[f"pro_rate/{name}"], curves[f"pro_overlap/{name}"] = rate[kept].numpy(), overlap[kept].numpy()
+    temporary = path.with_name(f"tmp-{path.name}")
+    np.savez_compressed(
+        temporary,
+        paths=np.array(collector.paths),
+        masks=np.array([str(masks.get(one) or "") if masks is not None else "" for one in collector.paths]),
+        types=np.array([collector.types.get(one, "") for one in collector.paths]),
+        scores=np.array(collector.scores),
+        labels=np.array(collector.labels),
+        threshold=np.array(threshold),
+        maps=torch.stack(collector.maps).numpy() if collector.maps else np.zeros((0, 1, 1), np.float16),
+        **curves,
+    )
+    temporary.replace(path)
+
+
+def peak_memory() -> float:
+    """Peak memory of this process in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage reports the parent's peak where that was higher
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return float(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(arguments: list[str]) -> None:
+    """Read a job, run it and write its result."""
+    source, target = map(Path, arguments)
+    warnings.filterwarnings("ignore")
+    given: Mapping[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    result = run(Job(**given), target.parent)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result), encoding="utf-8")
+    temporary.replace(target)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

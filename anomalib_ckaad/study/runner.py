@@ -1,0 +1,187 @@
+"""Run a study: each job in a process of its own, results into the store as they come."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
+from anomalib_ckaad.study.store import DONE, FAILED, Store, missing_jobs
+
+logger = logging.getLogger(__name__)
+POLL_SECONDS = 0.2
+SHOWN_LINES = 15
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    log: TextIO
+    device: str
+    begin: float = field(default_factory=time.perf_counter)
+
+
+def run_study(config: Path, output: Path, jobs: int = 1, devices: Sequence[str] = ("cpu",)) -> list[dict[str, Any]]:
+    """Run the jobs of a study that have no result yet, failed ones among them.
+
+    Args:
+        config: The study's config.
+        output: Folder of the study; one study each.
+        jobs: How many run at a time.
+        devices: ``cpu``, or numbers of GPUs, which jobs take in turns.
+
+    Returns:
+        The results of all jobs of the config, in its order; ``status`` is ``done`` or ``failed``, and a failed one has
+        its ``error``.
+
+    Raises:
+        StudyError: If the config is wrong, or the folder holds results that its jobs cannot be compared with; nothing
+            has been run then.
+        OSError: If a result cannot be written; those before it are there.
+    """
+    study = read_study(config)
+    if jobs < 1 or not devices:
+        msg = f"Expected at least one job and device, got {jobs} and {list(devices)}. Do correct --jobs or --devices."
+        raise StudyError(msg)
+    store = Store(output)
+    rows = store.check(study)
+    missing = missing_jobs(study.jobs, rows)
+    if missing:
+        check_jobs(missing)
+        with store.locked():
+            _run_all(study, missing, store, jobs, devices)
+    _, rows = store.read()
+    by_name = {(row["method"], row["data"], row["seed"]): row for row in rows}
+    return [by_name[job.name] for job in study.jobs if job.name in by_name]
+
+
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Refuse a study with an unknown method, argument or missing data before the first job is run.
+
+    Raises:
+        StudyError: If something is wrong with a job.
+    """
+    from anomalib_ckaad.study.run_job import parse  # noqa: PLC0415 - imports anomalib
+
+    seen: set[str] = set()
+    for job in jobs:
+        kind = json.dumps([job.settings["model"], job.data], default=str)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        parser, found = parse(job)["data"]
+        if job.data in seen:
+            continue
+        seen.add(job.data)
+        # Only data sets that lie in a folder: others may download themselves in their job.
+        data = parser.instantiate_classes(found).data
+        inner = getattr(data, "data", data)
+        root = getattr(inner, "root", None)
+        downloads = type(inner).prepare_data is not _base_prepare_data()
+        if root and not downloads and not Path(root).exists():
+            msg = f"Expected the data set {job.data!r} in {str(root)!r}, got no such folder. Do correct root."
+            raise StudyError(msg)
+
+
+def _base_prepare_data() -> Any:  # noqa: ANN401 - a function
+    from anomalib.data import AnomalibDataModule  # noqa: PLC0415
+
+    return AnomalibDataModule.prepare_data
+
+
+def _run_all(study: Study, missing: Sequence[Job], store: Store, jobs: int, devices: Sequence[str]) -> None:
+    waiting = deque(missing)
+    running: list[_Running] = []
+    free = deque(devices[number % len(devices)] for number in range(jobs))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        total = progress.add_task(study.name, total=len(study.jobs), completed=len(study.jobs) - len(missing))
+        shown = {}
+        try:
+            while waiting or running:
+                while waiting and free:
+                    started = _start(waiting.popleft(), store.folder, free.popleft(), threads)
+                    running.append(started)
+                    shown[started.job.name] = progress.add_task(f"  {_title(started.job)}", total=None)
+                time.sleep(POLL_SECONDS)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    free.append(one.device)
+                    row = _result(one)
+                    store.append(study.name, row)
+                    progress.remove_task(shown.pop(one.job.name))
+                    progress.advance(total)
+                    progress.console.print(_line(row), highlight=False, markup=False)
+        finally:
+            for one in running:
+                one.process.kill()
+                one.process.wait()
+                one.log.close()
+
+
+def _title(job: Job) -> str:
+    return f"{job.method} on {job.data}, seed {job.seed}"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    title = f"{row['method']} on {row['data']}, seed {row['seed']}"
+    if row["status"] == FAILED:
+        return f"failed: {title}: {row['error'].splitlines()[-1]}"
+    auroc = 100 * row["scores"]["all"]["image_AUROC"]
+    return f"{title}: image AUROC {auroc:.1f}, {row['seconds_fit']:.0f} s of training"
+
+
+def _start(job: Job, output: Path, device: str, threads: int) -> _Running:
+    folder = output / "jobs" / job.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    source, target = folder / "job.json", folder / "result.json"
+    target.unlink(missing_ok=True)
+    source.write_text(json.dumps(_with_device(job, device), default=str), encoding="utf-8")
+    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    environment["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
+    log = (folder / "log.txt").open("w", encoding="utf-8")
+    command = [sys.executable, "-m", "anomalib_ckaad.study.run_job", str(source), str(target)]
+    process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
+        command, stdout=log, stderr=subprocess.STDOUT, env=environment
+    )
+    return _Running(job, process, folder, log, device)
+
+
+def _with_device(job: Job, device: str) -> dict[str, Any]:
+    settings = dict(job.settings)
+    accelerator = {"accelerator": "cpu" if device == "cpu" else "gpu", "devices": 1}
+    settings["trainer"] = {**accelerator, **settings["trainer"]}
+    return {**asdict(job), "settings": settings}
+
+
+def _result(one: _Running) -> dict[str, Any]:
+    one.log.close()
+    about = {
+        "method": one.job.method,
+        "data": one.job.data,
+        "seed": one.job.seed,
+        "fingerprint": one.job.fingerprint,
+        "settings": dict(one.job.settings),
+        "folder": str(one.folder.relative_to(one.folder.parents[1])),
+        "seconds": time.perf_counter() - one.begin,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+    target = one.folder / "result.json"
+    if one.process.returncode == 0 and target.exists():
+        return {**about, "status": DONE, **json.loads(target.read_text(encoding="utf-8"))}
+    lines = (one.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    ended = f"The process ended with status {one.process.returncode}."
+    return {**about, "status": FAILED, "error": "\n".join([ended, *lines[-SHOWN_LINES:]])}

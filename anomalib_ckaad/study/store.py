@@ -1,0 +1,130 @@
+"""Results of a study as lines of JSON: appended as they come, complete or not at all."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anomalib_ckaad.study.jobs import Job, Study, StudyError
+
+FILE_NAME = "study.jsonl"
+FORMAT = 1
+DONE, FAILED = "done", "failed"
+
+
+class Store:
+    """The results of one study in a folder.
+
+    The first line names the study, every other one is the result of a job; of several lines of one job the last counts.
+    A line that was cut off, as by a power failure, is left out, and its job counts as not done.
+
+    Args:
+        folder: The study's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE_NAME
+
+    def read(self) -> tuple[str | None, list[dict[str, Any]]]:
+        """Name of the study, None if there is no store yet, and the last result of each job.
+
+        Raises:
+            StudyError: If the file is no store, or of another version.
+        """
+        if not self.path.exists():
+            return None, []
+        lines = self._whole_lines()
+        if not lines:
+            return None, []
+        header = lines[0]
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            msg = (
+                f"Expected {self.path} to be the store of a study in format {FORMAT}, got another file. "
+                "Do give another --output."
+            )
+            raise StudyError(msg)
+        rows = {(row["method"], row["data"], row["seed"]): row for row in lines[1:] if isinstance(row, dict)}
+        return str(header["study"]), list(rows.values())
+
+    def _whole_lines(self) -> list[Any]:
+        found = []
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if line.endswith(b"\n"):
+                found.append(value)
+        return found
+
+    def check(self, study: Study) -> list[dict[str, Any]]:
+        """Results that the study may go on from.
+
+        Raises:
+            StudyError: If they are of another study, or of a job with the same name and other settings.
+        """
+        name, rows = self.read()
+        if name is not None and name != study.name:
+            msg = f"Expected {self.folder} to hold the study {study.name!r}, got {name!r}. Do give another --output."
+            raise StudyError(msg)
+        wanted = {job.name: job.fingerprint for job in study.jobs}
+        for row in rows:
+            key = (row["method"], row["data"], row["seed"])
+            if wanted.get(key, row["fingerprint"]) != row["fingerprint"]:
+                msg = (
+                    f"Expected the settings that {row['method']} on {row['data']} was run with in {self.folder}, got "
+                    "others, and one table of both would compare nothing. Do rename the method or data set, or give "
+                    "another --output."
+                )
+                raise StudyError(msg)
+        return rows
+
+    def append(self, study: str, row: Mapping[str, Any]) -> None:
+        """Add a result, on the disk before this returns.
+
+        Raises:
+            OSError: If it cannot be written; what is there stays.
+        """
+        text = self.path.read_bytes() if self.path.exists() else b""
+        header = b"" if text else (json.dumps({"study": study, "format": FORMAT}) + "\n").encode()
+        # What was cut off in mid-line must not swallow the next one.
+        mend = b"\n" if text and not text.endswith(b"\n") else b""
+        with self.path.open("ab") as file:
+            before = file.tell()
+            try:
+                file.write(mend + header + (json.dumps(row) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                os.truncate(self.path, before)
+                msg = f"Expected to write to {self.path}, got {error.strerror or error}. Do make room, and start again."
+                raise OSError(error.errno, msg) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other studies out of the folder.
+
+        Raises:
+            StudyError: If another one is at work there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                msg = (
+                    f"Expected no other study at work in {self.folder}, got one. "
+                    "Do wait for it, or give another --output."
+                )
+                raise StudyError(msg) from error
+            yield
+
+
+def missing_jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> list[Job]:
+    """Jobs without a result; those that failed are tried again."""
+    done = {(row["method"], row["data"], row["seed"]) for row in rows if row["status"] == DONE}
+    return [job for job in jobs if job.name not in done]
