@@ -3,6 +3,7 @@
 python -m anomalib_ckaad.study.run_job JOB.json RESULT.json
 """
 
+import copy
 import inspect
 import json
 import os
@@ -47,14 +48,27 @@ def parse(job: Job) -> Any:  # noqa: ANN401 - jsonargparse's Namespace
     for kind, base, name in (("model", AnomalibModule, job.method), ("data", AnomalibDataModule, job.data)):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(base, kind)
-        given = job.settings[kind]
+        given = copy.deepcopy(job.settings[kind])  # the parser writes into what it parses
         try:
             parsed[kind] = (parser, parser.parse_object({kind: given}))
         except (ArgumentError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            msg = f"Expected arguments of {given['class_path']} for {name!r}, got a mistake: {reason}. Do correct it."
+            reason = _last_problem(str(error))
+            path = job.settings[kind]["class_path"]
+            msg = f"Expected arguments of {path} for {name!r}, got a mistake: {reason}. Do correct it."
             raise StudyError(msg) from error
     return parsed
+
+
+def _last_problem(message: str) -> str:
+    """What jsonargparse found wrong, without the values around it.
+
+    >>> _last_problem("Problem with class_path 'a.B': No key 'x' Given value type: <class 'dict'> Given value: {}")
+    "No key 'x'"
+    """
+    words = " ".join(message.split())
+    if "Expected a dot import path string" in words:
+        return "there is no such class"
+    return words.split(" Given value")[0].rpartition("': ")[2][:300].rstrip(" .")
 
 
 def import_bare_names() -> None:

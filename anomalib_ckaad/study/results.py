@@ -1,0 +1,116 @@
+"""A study's results as a report reads them."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalib_ckaad.metrics.per_type import ALL_TYPES
+from anomalib_ckaad.study.jobs import StudyError
+from anomalib_ckaad.study.run_job import SCORES
+from anomalib_ckaad.study.statistics import Paired
+from anomalib_ckaad.study.store import DONE, Store
+
+SEEN, UNSEEN = "mean of seen types", "mean of unseen types"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of a store.
+
+    Attributes:
+        name: Of the study.
+        folder: Of the study.
+        done: Rows of jobs that are done.
+        failed: Rows of those that failed.
+    """
+
+    name: str
+    folder: Path
+    done: Sequence[Mapping[str, Any]]
+    failed: Sequence[Mapping[str, Any]]
+    _loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results":
+        """Read a study's folder.
+
+        Raises:
+            StudyError: If there is no study, or none of its jobs is done.
+        """
+        name, rows = Store(folder).read()
+        done = [row for row in rows if row["status"] == DONE]
+        if name is None or not done:
+            got = "none" if name is None else f"{len(rows)} that failed"
+            msg = f"Expected the results of a study in {str(folder)!r}, got {got}. Do run `anomalib-ckaad study`."
+            raise StudyError(msg)
+        return cls(name, folder, done, [row for row in rows if row["status"] != DONE])
+
+    @cached_property
+    def data_sets(self) -> list[str]:
+        """Their names, in the order they were run."""
+        return list(dict.fromkeys(row["data"] for row in self.done))
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Their names, in the order they were run."""
+        return list(dict.fromkeys(row["method"] for row in self.done))
+
+    def rows(self, data: str, method: str) -> list[Mapping[str, Any]]:
+        """Results of a method on a data set, by seed."""
+        chosen = [row for row in self.done if (row["data"], row["method"]) == (data, method)]
+        return sorted(chosen, key=lambda row: int(row["seed"]))
+
+    def types(self, data: str) -> list[str]:
+        """Types of defects of a data set's test images."""
+        return sorted({name for row in self.done if row["data"] == data for name in row["scores"]} - {ALL_TYPES})
+
+    def metrics(self, data: str) -> set[str]:
+        """Names of what was measured on a data set."""
+        return {name for row in self.done if row["data"] == data for name in row["scores"][ALL_TYPES]} - {"images"}
+
+    def values(self, data: str, method: str, metric: str, kind: str = ALL_TYPES) -> list[float]:
+        """A metric by seed; of one type, of all, or the mean over seen or unseen types of each seed."""
+        found = []
+        for row in self.rows(data, method):
+            seen = set(row["seen"])
+            wanted: Callable[[str], bool] = {
+                SEEN: lambda name, seen=seen: name in seen,
+                UNSEEN: lambda name, seen=seen: name not in seen,
+            }.get(kind, lambda name: name == kind)
+            names = [name for name in row["scores"] if wanted(name) and (name != ALL_TYPES or kind == ALL_TYPES)]
+            of_types = [row["scores"][name][metric] for name in names if metric in row["scores"][name]]
+            if of_types:
+                found.append(statistics.mean(of_types))
+        return found
+
+    def scores(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Scores and maps of every test image of a job; empty if its file is gone."""
+        if row["folder"] not in self._loaded:
+            path = self.folder / row["folder"] / SCORES
+            self._loaded[row["folder"]] = dict(np.load(path)) if path.exists() else {}
+        return self._loaded[row["folder"]]
+
+    def pairs(self, data: str, first: str, second: str) -> list[Paired]:
+        """Scores of two methods on the same images, by seed."""
+        by_seed = {row["seed"]: self.scores(row) for row in self.rows(data, second)}
+        found = []
+        for row in self.rows(data, first):
+            one, other = self.scores(row), by_seed.get(row["seed"], {})
+            if not one or not other:
+                continue
+            place = {path: index for index, path in enumerate(other["paths"].tolist())}
+            both = [path in place for path in one["paths"].tolist()]
+            if not all(both) or len(place) != len(both):
+                msg = (
+                    f"Expected {first} and {second} to be tested on the same images of {data}, got others with seed "
+                    f"{row['seed']}. Do run them again in one study."
+                )
+                raise StudyError(msg)
+            order = [place[path] for path in one["paths"].tolist()]
+            found.append(Paired(one["scores"], other["scores"][order], one["labels"].astype(bool)))
+        return found
