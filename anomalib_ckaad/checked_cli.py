@@ -18,10 +18,18 @@ class CheckedCLI(AnomalibCLI):
 
         Raises:
             ImageFileError: If images to predict are DICOM, of which anomalib says that there are none.
+            ValueError: If a compression is asked for that only OpenVINO's exports have.
             CheckpointError: If the checkpoint is missing, unreadable, unsafe or of another model.
         """
         super().instantiate_classes()
         command = self.config["subcommand"]
+        compression, kind = (self.config[command].get(name) for name in ("compression_type", "export_type"))
+        if compression is not None and "openvino" not in str(kind).lower():
+            msg = (
+                f"Expected --export_type openvino for --compression_type {compression.name}, got {kind}. Do export to "
+                "OpenVINO, or without compression."
+            )
+            raise ValueError(msg)
         data = self.config[command].get("data")
         if command == "predict" and isinstance(data, str | Path) and isinstance(self.model, Ckaad):
             found = (path for path in sorted(Path(data).rglob("*")) if path.suffix.lower() in DICOM_SUFFIXES)

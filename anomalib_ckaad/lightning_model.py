@@ -19,7 +19,13 @@ from torch import Tensor
 
 from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
-from anomalib_ckaad.data.images import NameUnreadableImages, check_image_files, datamodule_of, warn_of_turned
+from anomalib_ckaad.data.images import (
+    NameUnreadableImages,
+    check_image_files,
+    datamodule_of,
+    warn_of_sizes,
+    warn_of_turned,
+)
 from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
@@ -32,6 +38,7 @@ from anomalib_ckaad.objectives import (
     alternating_step,
     reconstruction_error,
 )
+from anomalib_ckaad.plugin import mend_benchmark
 from anomalib_ckaad.preprocessing import (
     find_normalize,
     in_unit_range,
@@ -147,6 +154,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         visualizer: Visualizer | bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
+        mend_benchmark()
         layers = (layers,) if isinstance(layers, int | str) else tuple(layers)
         weights = None if weights is None else str(weights)
         warm_start = None if warm_start is None else str(warm_start)
@@ -229,12 +237,14 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         """Refuse unusable images before anything is computed, those of the test with them."""
         super().setup(stage)
         load_safely(self.trainer)
-        turned = []
+        turned, scored = [], []
         for subset in ("train_data", "val_data", "test_data"):
             samples = getattr(getattr(datamodule_of(self.trainer), subset, None), "samples", None)
             if samples is not None and (stage == "fit" or subset == "test_data"):
                 turned += check_image_files(samples.image_path, may_be_empty=subset != "train_data")
+                scored += list(samples.image_path) if subset != "train_data" else []
         warn_of_turned(turned)
+        warn_of_sizes(scored, getattr(datamodule_of(self.trainer), "eval_batch_size", 1))
 
     def on_fit_start(self) -> None:
         """Fetch the backbone's weights unless a checkpoint brought them, and set the random state."""

@@ -6,10 +6,15 @@ anomalib discovers no plugins. jsonargparse resolves a bare class name among the
 however often.
 """
 
+import sys
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUPPORTED = ((2, 7), (2, 8))  # from the first up to, not including, the second; pyproject.toml says the same
 
@@ -44,7 +49,18 @@ def register() -> None:
     offer(models, MODELS)
     offer(data, DATAMODULES)
     for module in (*MODELS.values(), *DATAMODULES.values()):
-        import_module(module)  # bare names on the command line are looked up among the classes that exist
+        try:
+            import_module(module)  # bare names on the command line are looked up among the classes that exist
+        except ImportError:
+            # The import of a room that brought anomalib, and so this, goes on afterwards; names are offered anyway.
+            if not is_half_imported():
+                raise
+
+
+def is_half_imported() -> bool:
+    """Whether some module of the package is being imported right now, by other means than its registration."""
+    rooms = [module for name, module in sys.modules.items() if name.startswith("anomalib_ckaad.") and name != __name__]
+    return any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in rooms)
 
 
 def offer(host: ModuleType, names: Mapping[str, str]) -> None:
@@ -65,6 +81,28 @@ def offer(host: ModuleType, names: Mapping[str, str]) -> None:
 
     module_getattr.offered_names = names  # type: ignore[attr-defined]  # how a second call knows it has been here
     vars(host)["__getattr__"] = module_getattr
+
+
+def mend_benchmark() -> None:
+    """Let ``anomalib benchmark`` write its table where methods have different arguments or metrics.
+
+    It takes its columns from the first result alone, and ends in a KeyError, without a table, where another one has
+    more: as Ckaad's does, which reports AUPRO. Does nothing unless the benchmark is what runs.
+    """
+    job = sys.modules.get("anomalib.pipelines.benchmark.job")
+    if job is not None:
+        job.BenchmarkJob.collect = staticmethod(collect_results)
+
+
+def collect_results(results: list[dict[str, object]]) -> "pd.DataFrame":
+    """A table with every column that some result has.
+
+    >>> collect_results([{"model": "a", "AUROC": 0.5}, {"model": "b", "AUPRO": 0.25}]).columns.tolist()
+    ['model', 'AUROC', 'AUPRO']
+    """
+    from pandas import DataFrame  # noqa: PLC0415 - of the benchmark alone
+
+    return DataFrame(results)
 
 
 def check_version(version: str) -> None:

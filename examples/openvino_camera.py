@@ -21,7 +21,11 @@ THRESHOLD = 0.5  # anomalib's post-processor puts it there
 def frames(source: str) -> Iterator[tuple[str, np.ndarray]]:
     """Names and pictures (H, W, 3), blue first, of a folder, a camera's number, or a video."""
     if Path(source).is_dir():
-        for path in sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES):
+        paths = sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            msg = f"Expected pictures in the folder {source!r}, got none. Do check it."
+            raise SystemExit(msg)
+        for path in paths:
             picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if picture is None:
                 print(f"Expected a picture, got {path}, which cannot be read. Do look at it; it is left out.")
@@ -46,8 +50,14 @@ def overlay(picture: np.ndarray, anomaly_map: np.ndarray, text: str) -> np.ndarr
     drawn = cv2.addWeighted(picture, 0.6, colored, 0.4, 0)
     contours, _ = cv2.findContours((heat > THRESHOLD).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     drawn = cv2.drawContours(drawn, contours, -1, (255, 255, 255), max(1, min(heat.shape) // 256))
-    size = min(heat.shape) / 500
-    return cv2.putText(drawn, text, (5, int(30 * size) + 5), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 2)
+    bar = np.zeros(
+        (max(16, heat.shape[0] // 16), *drawn.shape[1:]), np.uint8
+    )  # above the picture, which it leaves free
+    size = bar.shape[0] / 32
+    cv2.putText(
+        bar, text, (4, int(0.75 * bar.shape[0])), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA
+    )
+    return np.vstack([bar, drawn])
 
 
 def main() -> None:
@@ -60,8 +70,15 @@ def main() -> None:
     parser.add_argument("--device", default="CPU", help="OpenVINO's name of a device; default: %(default)s")
     parser.add_argument("--precision", default="f32", help="f32 gives training's scores, bf16 may be faster")
     options = parser.parse_args()
+    if not options.model.is_file():
+        msg = f"Expected an exported model, got {str(options.model)!r}, which is no file. Do check the path."
+        raise SystemExit(msg)
     model = openvino.compile_model(options.model, options.device, {"INFERENCE_PRECISION_HINT": options.precision})
-    for name, picture in frames(options.source):
+    height, width = model.inputs[0].partial_shape[2:]
+    fixed = height.is_static and width.is_static  # exported with --input_size
+    for name, taken in frames(options.source):
+        size = (width.get_length(), height.get_length()) if fixed else taken.shape[1::-1]
+        picture = cv2.resize(taken, size, interpolation=cv2.INTER_AREA)
         batch = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).transpose(2, 0, 1)[None].astype(np.float32) / 255
         found = model(batch)
         score, bad = float(found["pred_score"].squeeze()), bool(found["pred_label"].squeeze())

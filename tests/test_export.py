@@ -10,6 +10,7 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.models.components import AnomalibModule
 
+from anomalib_ckaad.checked_cli import CheckedCLI
 from anomalib_ckaad.deployment import export as export_module
 from anomalib_ckaad.deployment.export import check_installed, export_at_once
 from anomalib_ckaad.lightning_model import Ckaad
@@ -136,7 +137,7 @@ def test_int8_ptq_quantizes_the_auto_encoder_and_nothing_else(
     quantized = sum(int(np.prod(op.shape)) for op in stored if len(op.shape) == 4)
     convolutions = [module for module in model.model.auto_encoder.modules() if hasattr(module, "transposed")]
     assert quantized == sum(module.weight.numel() for module in convolutions)
-    assert "Expected 300 validation images or more to calibrate int8_ptq on, got 2." in caplog.text
+    assert "Expected 300 validation images or more to calibrate INT8_PTQ on, got 2." in caplog.text
     with torch.inference_mode():
         images = torch.rand(1, 3, 64, 64)
         expected = model(images).anomaly_map
@@ -144,7 +145,36 @@ def test_int8_ptq_quantizes_the_auto_encoder_and_nothing_else(
     assert np.abs(found["anomaly_map"] - expected.numpy()).max() < 0.1
 
 
-def test_int8_ptq_without_images(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^Expected a datamodule to calibrate int8_ptq .* Do pass --data\.$"):
-        tiny().to_openvino(tmp_path / "new", compression_type="int8_ptq")
+@pytest.mark.parametrize(
+    ("compression", "images", "message"),
+    [
+        ("INT8_PTQ", None, r"^Expected data to calibrate INT8_PTQ on the validation images, got none\. Do pass --data"),
+        ("int8_acq", None, r"^Expected data to calibrate INT8_ACQ on the validation images, got none\. Do pass --data"),
+        ("int8_acq", 1, r"^Expected batches of 2 images or more for INT8_ACQ, got 1\. Do raise eval_batch_size\.$"),
+        ("int4", 4, r"^Expected compression_type to be fp16, int8, int8_ptq, int8_acq, got 'int4'\. Do correct it\.$"),
+    ],
+)
+def test_compression_that_cannot_be(
+    compression: str, images: int | None, message: str, folder_root: Path, tmp_path: Path
+) -> None:
+    data = None if images is None else make_folder_data(folder_root, eval_batch_size=images)
+    with pytest.raises(ValueError, match=message):
+        tiny().to_openvino(tmp_path / "new", compression_type=compression, datamodule=data)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("method", ["to_torch", "to_onnx", "to_openvino"])
+def test_weights_that_are_not_finite_are_refused(method: str, tmp_path: Path) -> None:
+    model = tiny()
+    next(model.model.auto_encoder.parameters()).data.fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"^Expected a fitted model to export, got .* weights that are not finite"):
+        getattr(model, method)(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_only_openvino_compresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kind = ["--export_type", "onnx", "--compression_type", "FP16"]
+    with pytest.raises(ValueError, match=r"^Expected --export_type openvino for --compression_type FP16, got .*onnx"):
+        CheckedCLI(["export", "--model", "Ckaad", "--model.pre_trained", "false", *kind, "--ckpt_path", "no.ckpt"])
+    assert list(tmp_path.iterdir()) == []

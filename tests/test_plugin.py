@@ -142,3 +142,12 @@ def test_range_of_anomalib_is_the_one_the_package_requires() -> None:
     (lowest, beyond) = (".".join(map(str, bound)) for bound in plugin.SUPPORTED)
     required = [line.partition(";")[0].strip() for line in requires("anomalib-ckaad") or []]
     assert f"anomalib<{beyond},>={lowest}" in required or f"anomalib>={lowest},<{beyond}" in required
+
+
+@pytest.mark.parametrize("room", ["checkpoints", "deployment.validate", "thresholds.metrics", "study.run_job"])
+def test_any_room_may_be_imported_first(room: str) -> None:
+    code = f"import anomalib_ckaad.{room}; import anomalib.models; print(anomalib.models.Ckaad.__name__)"
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "Ckaad", done.stderr
+    assert "Expected anomalib-ckaad" not in done.stderr

@@ -1,5 +1,6 @@
 """Looks at image files before they are trained on, and names the file where reading one fails."""
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -58,6 +59,23 @@ def warn_of_turned(paths: Iterable[str]) -> None:
             "Images turned by EXIF, which anomalib does not look at: %d, such as %s. `anomalib-ckaad convert FOLDER "
             "TARGET`, or KnownAnomalies around the data, makes them upright.",
             *(len(found), found[0]),
+        )
+
+
+def warn_of_sizes(paths: Iterable[str], batch_size: int) -> None:
+    """Warn of images of different sizes in one batch, which anomalib stretches to a common one before they are scored.
+
+    Looks at two hundred of them, evenly spread.
+    """
+    found = list(paths)
+    sizes = set()
+    for path in found[:: max(1, len(found) // 200)] if batch_size > 1 else []:
+        with contextlib.suppress(OSError), Image.open(path) as image:
+            sizes.add(image.size)
+    if len(sizes) > 1:
+        logger.warning(
+            "Images to validate or test on have different sizes, and anomalib stretches those of one batch to a common "
+            "one: scores differ a little from those of single images. Do set eval_batch_size to 1 for exact ones."
         )
 
 

@@ -13,6 +13,7 @@ from anomalib.post_processing import PostProcessor
 from torch import Tensor, nn
 
 EXTRA = "openvino"
+OF_EXTRA = {"nncf", "onnx", "onnxscript", "openvino"}
 
 
 class RawAndProcessed(NamedTuple):
@@ -43,12 +44,12 @@ def with_raw(processed: InferenceBatch, raw: InferenceBatch) -> RawAndProcessed:
     )
 
 
-def check_fitted(post_processor: nn.Module | None, *, has_weights: bool) -> None:
+def check_fitted(post_processor: nn.Module | None, *, has_weights: bool, model: nn.Module | None = None) -> None:
     """Refuse to export what gives meaningless scores or labels.
 
     Raises:
-        ValueError: If the model was neither fitted nor loaded, or its post-processor shall compare with a threshold
-            that was never set.
+        ValueError: If the model was neither fitted nor loaded, has weights that are not finite, or its post-processor
+            shall compare with a threshold that was never set.
     """
     got = None
     if isinstance(post_processor, PostProcessor):
@@ -56,6 +57,8 @@ def check_fitted(post_processor: nn.Module | None, *, has_weights: bool) -> None
             got = "one without a threshold, whose labels would mean nothing"
     elif not has_weights:
         got = "one that was neither fitted nor loaded"
+    if got is None and model is not None and not all(bool(p.isfinite().all()) for p in model.parameters()):
+        got = "one with weights that are not finite, whose scores would be none either"
     if got is not None:
         msg = (
             f"Expected a fitted model to export, got {got}. Do train it, with validation images for the threshold, "
@@ -72,9 +75,8 @@ def check_installed(*packages: str) -> None:
     """
     for package in packages:
         if find_spec(package) is None:
-            msg = (
-                f"Expected the package {package} to be installed, got none. Do `pip install 'anomalib-ckaad[{EXTRA}]'`."
-            )
+            what = f"'anomalib-ckaad[{EXTRA}]'" if package in OF_EXTRA else package
+            msg = f"Expected the package {package} to be installed, got none. Do `pip install {what}`."
             raise ModuleNotFoundError(msg, name=package)
 
 
@@ -133,3 +135,16 @@ def without(owner: object, *names: str) -> Iterator[None]:
     finally:
         for name, value in kept.items():
             setattr(owner, name, value)
+
+
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for gradients for a while: outputs of what is saved then turn into arrays as they are."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad = True

@@ -9,8 +9,15 @@ from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
 from torch import Tensor, nn
 
-from anomalib_ckaad.deployment.export import check_fitted, check_installed, export_at_once, with_raw, without
-from anomalib_ckaad.deployment.quantize import check_calibration, quantize_auto_encoder
+from anomalib_ckaad.deployment.export import (
+    check_fitted,
+    check_installed,
+    export_at_once,
+    with_raw,
+    without,
+    without_gradients,
+)
+from anomalib_ckaad.deployment.quantize import check_calibration, check_compression, quantize_auto_encoder
 
 ONNX_OPSET = 18
 """What torch's exporter writes; asked for an older one, as anomalib does, it converts, fails and shows a traceback."""
@@ -52,9 +59,10 @@ class ExportMethods:
         Raises:
             ValueError: If the model is not fitted.
         """
-        check_fitted(self.post_processor, has_weights=self._has_weights)
+        check_fitted(self.post_processor, has_weights=self._has_weights, model=self.model)
         anomalibs: Any = super()
-        with without(self, "discriminator"):
+        module: Any = self
+        with without(self, "discriminator"), without_gradients(module):
             return export_at_once(export_root, lambda root: Path(anomalibs.to_torch(root, model_file_name)))
 
     def to_onnx(
@@ -80,7 +88,7 @@ class ExportMethods:
             ValueError: If the model is not fitted.
             ModuleNotFoundError: If the exporter's packages are missing.
         """
-        check_fitted(self.post_processor, has_weights=self._has_weights)
+        check_fitted(self.post_processor, has_weights=self._has_weights, model=self.model)
         check_installed("onnx", "onnxscript")
         kwargs.setdefault("opset_version", ONNX_OPSET)
         anomalibs: Any = super()
@@ -98,15 +106,15 @@ class ExportMethods:
         datamodule: AnomalibDataModule | None = None,
         **kwargs: Any,  # noqa: ANN401 - anomalib's
     ) -> Path:
-        """Export as anomalib does, with its arguments; ``int8_ptq`` quantizes the auto-encoder alone.
+        """Export as anomalib does, with its arguments; ``INT8_PTQ`` quantizes the auto-encoder alone.
 
         Raises:
             ValueError: If the model is not fitted, or there are no images to quantize with.
             ModuleNotFoundError: If OpenVINO or NNCF is missing.
         """
-        check_fitted(self.post_processor, has_weights=self._has_weights)
+        check_fitted(self.post_processor, has_weights=self._has_weights, model=self.model)
+        compression_type = check_compression(compression_type)
         check_installed("openvino", *([] if compression_type in {None, CompressionType.FP16} else ["nncf"]))
-        compression_type = CompressionType(compression_type) if compression_type else None
         calibrated = compression_type == CompressionType.INT8_PTQ
         anomalibs: Any = super()
         kwargs |= {
@@ -115,8 +123,8 @@ class ExportMethods:
             "compression_type": None if calibrated else compression_type,
             "datamodule": datamodule,
         }
-        if calibrated:
-            check_calibration(datamodule)
+        if compression_type in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
+            check_calibration(compression_type, datamodule)
 
         def write(root: Path) -> Path:
             path = Path(anomalibs.to_openvino(root, **kwargs))

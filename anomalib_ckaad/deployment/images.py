@@ -44,10 +44,10 @@ def find_test_images(data: Path) -> list[LabeledPath]:
 def _label(path: Path) -> bool | None:
     """Whether the folders that an image lies in call it anomalous.
 
-    >>> _label(Path("test/good/0.png")), _label(Path("crack/0.png")), _label(Path("0.png"))
-    (False, True, None)
+    >>> [_label(Path(path)) for path in ("test/good/0.png", "NORMAL/0.png", "crack/0.png", "0.png")]
+    [False, False, True, None]
     """
-    folders = path.parts[:-1]
+    folders = [part.lower() for part in path.parts[:-1]]
     return not NORMAL & set(folders) if folders else None
 
 

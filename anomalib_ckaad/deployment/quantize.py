@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
 
 AUTO_ENCODER = "model.auto_encoder."
 CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData"})
@@ -12,15 +13,36 @@ RECOMMENDED_IMAGES = 300
 logger = logging.getLogger(__name__)
 
 
-def check_calibration(datamodule: AnomalibDataModule | None) -> None:
+def check_compression(compression: CompressionType | str | None) -> CompressionType | None:
+    """What anomalib knows by this name.
+
+    Raises:
+        ValueError: If there is no such compression.
+    """
+    if not compression:
+        return None
+    names = [one.value for one in CompressionType]
+    if str(getattr(compression, "value", compression)).lower() not in names:
+        msg = f"Expected compression_type to be {', '.join(names)}, got {compression!r}. Do correct it."
+        raise ValueError(msg)
+    return CompressionType(str(getattr(compression, "value", compression)).lower())
+
+
+def check_calibration(compression: CompressionType, datamodule: AnomalibDataModule | None) -> None:
     """Refuse to quantize without images.
 
     Raises:
-        ValueError: If there is no datamodule.
+        ValueError: If there is no datamodule, or INT8_ACQ would get single images, which its metric does not take.
     """
+    name = compression.name
     if datamodule is None:
-        msg = "Expected a datamodule to calibrate int8_ptq on its validation images, got none. Do pass --data."
+        msg = f"Expected data to calibrate {name} on the validation images, got none. Do pass --data, or a datamodule."
         raise ValueError(msg)
+    if compression == CompressionType.INT8_ACQ:
+        if datamodule.eval_batch_size == 1:
+            msg = "Expected batches of 2 images or more for INT8_ACQ, got 1. Do raise eval_batch_size."
+            raise ValueError(msg)
+        logger.warning("INT8_ACQ tests the model on all test images again and again, which may take hours.")
 
 
 def quantize_auto_encoder(path: Path, datamodule: AnomalibDataModule) -> None:
@@ -44,13 +66,13 @@ def quantize_auto_encoder(path: Path, datamodule: AnomalibDataModule) -> None:
     model = core.read_model(path)
     others = [op.get_friendly_name() for op in model.get_ordered_ops() if not _is_quantized(op)]
     if len(others) == len(model.get_ordered_ops()):
-        msg = f"Expected weights named {AUTO_ENCODER}… in the exported graph, got none. Do export without int8_ptq."
+        msg = f"Expected weights named {AUTO_ENCODER}… in the exported graph, got none. Do export without INT8_PTQ."
         raise RuntimeError(msg)
     datamodule.setup("fit")
     loader = datamodule.val_dataloader()
     if len(loader.dataset) < RECOMMENDED_IMAGES:
         logger.warning(
-            "Expected %d validation images or more to calibrate int8_ptq on, got %d. Do compare the result by "
+            "Expected %d validation images or more to calibrate INT8_PTQ on, got %d. Do compare the result by "
             "`anomalib-ckaad validate`.",
             RECOMMENDED_IMAGES,
             len(loader.dataset),

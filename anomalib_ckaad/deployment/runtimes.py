@@ -1,5 +1,6 @@
 """Exported files behind one call, whatever runs them: torch (.pt), ONNX Runtime (.onnx) or OpenVINO (.xml)."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,8 +77,10 @@ def _load_torch(path: Path) -> Exported:
 
     model = _read(path, lambda: TorchInferencer(path, device="cpu").model)
 
+    raw = getattr(model, "raw_outputs", contextlib.nullcontext)
+
     def run(images: Array) -> dict[str, Array]:
-        with torch.inference_mode():
+        with torch.inference_mode(), raw():
             outputs = model(torch.from_numpy(images))._asdict()
         return {name: value.numpy() for name, value in outputs.items() if value is not None}
 

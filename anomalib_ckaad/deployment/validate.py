@@ -13,7 +13,8 @@ from rich.table import Table
 from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_ckaad.deployment.images import LabeledPath, find_test_images
+from anomalib_ckaad.checkpoints import CheckpointError
+from anomalib_ckaad.deployment.images import NORMAL, LabeledPath, find_test_images
 from anomalib_ckaad.deployment.runtimes import OUTPUTS, Array, Exported, Precision, load_exported
 from anomalib_ckaad.lightning_model import Ckaad
 
@@ -33,7 +34,8 @@ class Comparison:
         raw: Whether the scores are raw: normalized ones are cut off at 0 and 1, where images tie.
         labels: Whether each image is anomalous, (N,); None unless all images are labeled.
         seconds: Time an image of checkpoint and exported file, each (N,).
-        resized: Number of images that had to be resized before the exported file, made for one size, could take them.
+        resized: Number of images that were resized for both, as the exported file takes one size only.
+        not_finite: Number of images for which one of both gives a score or a map that is not finite.
     """
 
     differences: Mapping[str, float]
@@ -44,15 +46,25 @@ class Comparison:
     labels: Array | None
     seconds: tuple[Array, Array]
     resized: int
+    not_finite: int = 0
 
     def within(self, tolerance: float) -> bool:
-        """Whether no score or map differs by more, and no label at all."""
-        return all(value <= tolerance for value in self.differences.values()) and not self.flipped_labels
+        """Whether all is finite, no score or map differs by more, and no label at all."""
+        close = all(value <= tolerance for value in self.differences.values())
+        return close and not self.flipped_labels and not self.not_finite
+
+    @property
+    def cut_off(self) -> int:
+        """Number of images whose scores say nothing, as the post-processor cut both off at 0 or 1."""
+        first, second = self.scores
+        return 0 if self.raw else int((np.isin(first, (0, 1)) & (first == second)).sum())
 
     @property
     def auroc(self) -> tuple[float, float] | None:
-        """Image AUROC of checkpoint and exported file; None without images of both kinds."""
+        """Image AUROC of checkpoint and exported file; None without images of both kinds, or finite scores."""
         if self.labels is None or len(set(self.labels.tolist())) < 2:  # noqa: PLR2004
+            return None
+        if not all(np.isfinite(scores).all() for scores in self.scores):
             return None
         labels = torch.from_numpy(self.labels).long()
         first, second = (float(_auroc(torch.from_numpy(scores), labels)) for scores in self.scores)
@@ -75,6 +87,12 @@ def run_validate(
     agree = found.within(tolerance)
     console = Console()
     console.print(make_table(found, loaded.runtime))
+    if found.auroc is None:
+        console.print(
+            f"No AUROC: images below folders named {' or '.join(sorted(NORMAL))} are normal, those below others are "
+            "anomalous, and both kinds and finite scores are needed.",
+            soft_wrap=True,
+        )
     verdict = "agree" if agree else "differ"
     console.print(f"Checkpoint and exported file {verdict}, at a tolerance of {tolerance:g}.", soft_wrap=True)
     return 0 if agree else DIFFERS
@@ -92,6 +110,8 @@ def load_checkpoint(path: Path) -> Ckaad:
         raise FileNotFoundError(msg)
     try:
         return Ckaad.load_from_checkpoint(path, map_location="cpu").eval()
+    except CheckpointError:
+        raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         msg = f"Expected a checkpoint of Ckaad, got {str(path)!r}, which cannot be read as one ({first}). Do check it."
@@ -100,6 +120,8 @@ def load_checkpoint(path: Path) -> Ckaad:
 
 def compare(model: Ckaad, exported: Exported, images: Sequence[LabeledPath]) -> Comparison:
     """Run both on every image as it lies on disk, one by one, as a line does.
+
+    For a file of one size, both get images of that size.
 
     Args:
         model: The checkpoint's model, in evaluation mode.
@@ -110,17 +132,17 @@ def compare(model: Ckaad, exported: Exported, images: Sequence[LabeledPath]) -> 
     flips: dict[str, int | None] = {"pred_label": 0, "pred_mask": 0}
     scores: tuple[list[float], list[float]] = ([], [])
     seconds: tuple[list[float], list[float]] = ([], [])
-    resized, raw = 0, True
+    resized, not_finite, raw = 0, 0, True
     for index, (path, _) in enumerate(images):
         pixels = torch.as_tensor(read_image(path, as_tensor=True))[None]
         fitting = _fit(pixels, exported.size)
         resized += fitting.shape != pixels.shape
         given = np.ascontiguousarray(fitting.numpy())
         if index == 0:  # what runtimes prepare at their first call is no part of the latency
-            _outputs(model, pixels)
+            _outputs(model, fitting)
             exported.run(given)
         start = time.perf_counter()
-        expected = _outputs(model, pixels)
+        expected = _outputs(model, fitting)
         between = time.perf_counter()
         got = exported.run(given)
         seconds[0].append(between - start)
@@ -130,7 +152,9 @@ def compare(model: Ckaad, exported: Exported, images: Sequence[LabeledPath]) -> 
                 differences[name] = float(np.fmax(differences.get(name, 0.0), _difference(expected[name], got[name])))
         for name, flipped in flips.items():
             both = name in expected and name in got and flipped is not None
-            flips[name] = flipped + int((expected[name] != got[name]).sum()) if both and flipped is not None else None
+            flips[name] = flipped + _flips(expected[name], got[name]) if both and flipped is not None else None
+        shared = [side[name] for side in (expected, got) for name in OUTPUTS]
+        not_finite += not all(np.isfinite(values).all() for values in shared)
         raw = raw and "raw_pred_score" in got
         name = "raw_pred_score" if raw else "pred_score"
         for kept, outputs in zip(scores, (expected, got), strict=True):
@@ -145,13 +169,16 @@ def compare(model: Ckaad, exported: Exported, images: Sequence[LabeledPath]) -> 
         None if None in labels else np.array(labels, dtype=bool),
         (np.array(seconds[0]), np.array(seconds[1])),
         resized,
+        not_finite,
     )
 
 
 def make_table(found: Comparison, runtime: str) -> Table:
     """Make the table that ``validate`` prints."""
-    resized = f"{found.resized} images were resized to the size of the exported file before it got them. "
-    kind = "raw scores" if found.raw else "normalized scores, which are cut off at 0 and 1"
+    resized = f"{found.resized} images were resized to the size of the exported file, for both. "
+    kind = "raw scores"
+    if not found.raw:
+        kind = f"normalized scores, of which {found.cut_off} are cut off at 0 or 1 and say nothing"
     table = Table(
         title=f"Checkpoint and exported file ({runtime}) on {len(found.scores[0])} images",
         caption=f"{resized if found.resized else ''}AUROC of {kind}. Latency: median (quartiles), one by one.",
@@ -160,13 +187,15 @@ def make_table(found: Comparison, runtime: str) -> Table:
     for name in ("checkpoint", "exported"):
         table.add_column(name, justify="right")
     auroc = found.auroc
-    table.add_row("image AUROC", *([f"{value:.4f}" for value in auroc] if auroc else ["no labels of both kinds"] * 2))
+    table.add_row("image AUROC", *([f"{value:.4f}" for value in auroc] if auroc else ["none"] * 2))
     table.add_row("latency, ms", *[_spread(seconds) for seconds in found.seconds])
     table.add_section()
     for name, value in found.differences.items():
         table.add_row(f"largest difference of {name}", "", f"{value:.1e}")
     for name, count in (("labels", found.flipped_labels), ("pixels of masks", found.flipped_pixels)):
         table.add_row(f"{name} flipped", "", "not among the outputs" if count is None else str(count))
+    if found.not_finite:
+        table.add_row("images with outputs that are not finite", "", str(found.not_finite))
     return table
 
 
@@ -187,6 +216,11 @@ def _difference(expected: Array, got: Array) -> float:
     if expected.shape != got.shape or (np.isnan(expected) != np.isnan(got)).any():
         return float("inf")
     return float(np.nan_to_num(np.abs(expected.astype(float) - got.astype(float))).max())
+
+
+def _flips(expected: Array, got: Array) -> int:
+    """How many values differ; all where shapes do."""
+    return int((expected != got).sum()) if expected.shape == got.shape else expected.size
 
 
 def _auroc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -90,7 +90,9 @@ class Store:
             OSError: If it cannot be written; what is there stays.
         """
         text = self.path.read_bytes() if self.path.exists() else b""
-        header = b"" if text else (json.dumps({"study": study, "format": FORMAT}) + "\n").encode()
+        header = (
+            b"" if text and self._whole_lines() else (json.dumps({"study": study, "format": FORMAT}) + "\n").encode()
+        )
         # What was cut off in mid-line must not swallow the next one.
         mend = b"\n" if text and not text.endswith(b"\n") else b""
         with self.path.open("ab") as file:

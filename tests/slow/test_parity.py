@@ -145,6 +145,7 @@ def test_every_compression_exports_at_a_fixed_size_and_runs(
         compression_type=compression,
         datamodule=textures(trained / "data"),
         ckpt_path=checkpoint(trained),
+        onnx_kwargs={"raw_outputs": True},
     )
     assert path is not None
     full = load_exported(exported(trained, "openvino")).run
@@ -152,9 +153,8 @@ def test_every_compression_exports_at_a_fixed_size_and_runs(
     assert small.size == (128, 128)
     images = texture_batch(trained, 8, 128, 128).numpy()
     for batch in (images[:1], images):
-        difference = np.abs(small.run(batch)["pred_score"] - full(batch)["pred_score"]).max()
-        limits = {None: TOLERANCE, CompressionType.FP16: 0.02, CompressionType.INT8_PTQ: 0.1}
-        assert difference < limits.get(compression, 1.1)
+        difference = np.abs(small.run(batch)["raw_pred_score"] - full(batch)["raw_pred_score"]).max()
+        assert difference < {None: TOLERANCE, CompressionType.FP16: 0.02}.get(compression, 0.15)
     bits = {None: 32, CompressionType.FP16: 16}.get(compression, 8)
     model = Ckaad.load_from_checkpoint(checkpoint(trained)).model
     needed = bits / 8 * sum(p.numel() for p in model.parameters())
@@ -168,8 +168,11 @@ def command(trained: Path, file: Path, *more: str, data: Path | None = None) -> 
     return cli.main(["validate", *given, "--data", str(data or trained / "data" / "brick" / "test"), *more])
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_validate_agrees(kind: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+def test_validate_agrees(
+    kind: str, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     assert command(trained, exported(trained, kind)) == 0
     printed = capsys.readouterr().out
     for words in ("18 images", "image AUROC", "latency, ms", "raw_anomaly_map", "labels flipped", "agree"):

@@ -1,0 +1,152 @@
+"""A study's config becomes jobs, or one sentence that says what is wrong with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from anomalib_ckaad.study.jobs import Job, StudyError, read_study
+from anomalib_ckaad.study.runner import check_jobs
+
+CONFIG: dict[str, Any] = {
+    "seeds": [3, 5],
+    "trainer": {"precision": "bf16-mixed", "max_epochs": 2},
+    "data": {
+        "tile": {
+            "class_path": "anomalib_ckaad.KnownAnomalies",
+            "init_args": {"data": {"class_path": "Folder", "init_args": {"name": "tile", "root": "nowhere"}}},
+            "vary": {"count": [2, 4]},
+        },
+        "textures": {"class_path": "anomalib_ckaad.Textures", "init_args": {"seed": 9}},
+    },
+    "methods": {
+        "Ckaad": {
+            "class_path": "anomalib_ckaad.Ckaad",
+            "init_args": {"layers": [2, 3]},
+            "vary": {"strategy": ["recon", "gan"], "norm": ["instance", "batch"]},
+            "trainer": {"max_epochs": 5},
+        },
+        "PaDiM": {"class_path": "Padim", "use": "drop"},
+    },
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, **changes}, sort_keys=False))
+    return path
+
+
+def test_every_combination_is_a_job(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path))
+    assert study.name == "mine"
+    assert len(study.jobs) == len({job.name for job in study.jobs}) == 3 * 2 * 5
+    assert len({job.folder for job in study.jobs}) == 30
+    assert {job.data for job in study.jobs} == {"tile count=2", "tile count=4", "textures"}
+    assert {job.method for job in study.jobs if "batch" in job.method} == {
+        "Ckaad strategy=recon norm=batch",
+        "Ckaad strategy=gan norm=batch",
+    }
+    job = next(job for job in study.jobs if job.name == ("Ckaad strategy=gan norm=batch", "tile count=4", 5))
+    assert job.settings["model"]["init_args"] == {"layers": [2, 3], "strategy": "gan", "norm": "batch"}
+    assert job.settings["trainer"] == {"precision": "bf16-mixed", "max_epochs": 5}
+    assert job.settings["data"]["init_args"]["count"] == 4
+    assert study.jobs[-1].settings["use"] == "drop"
+
+
+def test_all_methods_share_a_seeds_splits(tmp_path: Path) -> None:
+    for job in read_study(write(tmp_path)).jobs:
+        given = job.settings["data"]["init_args"]
+        if job.data == "textures":
+            assert given["seed"] == 9  # the config's own
+        else:
+            assert given["seed"] == given["data"]["init_args"]["seed"] == job.seed
+
+
+def test_a_changed_setting_changes_the_fingerprint(tmp_path: Path) -> None:
+    first = read_study(write(tmp_path)).jobs
+    again = read_study(write(tmp_path)).jobs
+    other = read_study(write(tmp_path, trainer={"max_epochs": 3})).jobs
+    assert [job.fingerprint for job in first] == [job.fingerprint for job in again]
+    changed = {job.method for job, new in zip(first, other, strict=True) if job.fingerprint != new.fingerprint}
+    assert "PaDiM" in changed
+
+
+def test_a_number_of_seeds(tmp_path: Path) -> None:
+    assert {job.seed for job in read_study(write(tmp_path, seeds=3)).jobs} == {0, 1, 2}
+
+
+ONE = {"class_path": "Padim"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, r"^Expected seeds to be a number of at least 1 or a list of whole numbers, got 0\. Do"),
+        ({"seeds": [1, 1]}, r"^Expected different seeds, got \[1, 1\]\. Do"),
+        ({"seeds": "many"}, r"^Expected seeds to be a number .* got 'many'\. Do"),
+        ({"method": ONE}, r"^Expected the study to have data, methods, name, seeds, trainer, got method\. Do"),
+        ({"methods": {}}, r"^Expected the study to have .* got no methods\. Do"),
+        ({"methods": [ONE]}, r"^Expected methods by name to be a mapping .* Do correct it\.$"),
+        ({"methods": {"a": {"init_args": {}}}}, r"^Expected method a to have .* got no class_path\. Do"),
+        ({"methods": {"a": {**ONE, "args": {}}}}, r"^Expected method a to have .* got args\. Do"),
+        ({"methods": {"a": {**ONE, "use": "all"}}}, r"^Expected use of method a to be train or drop, got 'all'\. Do"),
+        ({"data": {"a": {**ONE, "vary": {"count": 3}}}}, r"^Expected vary of data set a to give lists of values"),
+    ],
+)
+def test_a_config_that_is_none(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=message):
+        read_study(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: ${oc.env:NO_SUCH_VARIABLE_HERE}"])
+def test_a_file_that_is_no_config(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=r"^Expected --config to be a YAML file, got .*bad\.yaml' \(.*\)\. Do correct"):
+        read_study(path)
+
+
+def job_of(model: dict[str, Any], data: dict[str, Any]) -> Job:
+    return Job("m", "d", 0, {"model": {"init_args": {}, **model}, "data": {"init_args": {}, **data}, "trainer": {}})
+
+
+TEXTURES = {"class_path": "anomalib_ckaad.Textures"}
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (
+            {"class_path": "Nothing"},
+            TEXTURES,
+            r"^Expected arguments of Nothing for 'm', got .* there is no such",
+        ),
+        ({**ONE, "init_args": {"x": 1}}, TEXTURES, r"of Padim for 'm', got a mistake: Option 'x' is not accepted\. Do"),
+        (
+            {"class_path": "anomalib_ckaad.Ckaad", "init_args": {"margin": "wide"}},
+            TEXTURES,
+            r"of anomalib_ckaad\.Ckaad for 'm', got a mistake: .*margin.*float",
+        ),
+        (ONE, {"class_path": "Folder", "init_args": {"y": 2}}, r"of Folder for 'd', got a mistake: Option 'y' is not"),
+        (
+            ONE,
+            {"class_path": "Folder", "init_args": {"name": "x", "normal_dir": "good", "root": "/no/where"}},
+            r"^Expected the data set 'd' in '/no/where', got no such folder\. Do correct root\.$",
+        ),
+    ],
+)
+def test_unknown_methods_arguments_and_data(model: dict[str, Any], data: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        check_jobs([job_of(model, data)])
+
+
+def test_checking_leaves_a_job_as_it_is() -> None:
+    transforms = [{"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [8, 8]}}]
+    compose = {"class_path": "torchvision.transforms.v2.Compose", "init_args": {"transforms": transforms}}
+    pre_processor = {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {"transform": compose}}
+    job = job_of({**ONE, "init_args": {"pre_processor": pre_processor}}, TEXTURES)
+    before = job.fingerprint
+    check_jobs([job])
+    assert job.fingerprint == before

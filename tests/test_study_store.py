@@ -1,0 +1,99 @@
+"""Results are appended whole, come back after a cut, and are never mixed with another study's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomalib_ckaad.study.jobs import Job, Study, StudyError
+from anomalib_ckaad.study.store import Store, missing_jobs
+
+JOBS = tuple(Job(method, "tile", seed, {"model": method}) for method in ("a", "b") for seed in (0, 1))
+STUDY = Study("mine", JOBS)
+
+
+def row_of(job: Job, status: str = "done", **more: Any) -> dict[str, Any]:
+    about = {"method": job.method, "data": job.data, "seed": job.seed, "fingerprint": job.fingerprint}
+    return {**about, "status": status, **more}
+
+
+def test_results_come_back_and_the_last_one_of_a_job_counts(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.check(STUDY) == []
+    store.append("mine", row_of(JOBS[0], "failed", error="x"))
+    store.append("mine", row_of(JOBS[1]))
+    rows = store.check(STUDY)
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert missing_jobs(JOBS, rows) == [JOBS[0], JOBS[2], JOBS[3]]  # what failed is tried again
+    store.append("mine", row_of(JOBS[0]))
+    assert missing_jobs(JOBS, store.check(STUDY)) == [JOBS[2], JOBS[3]]
+
+
+@pytest.mark.parametrize("cut", [1, 20])
+def test_a_store_that_was_cut_off_in_mid_line_goes_on(cut: int, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for job in JOBS[:2]:
+        store.append("mine", row_of(job))
+    store.path.write_bytes(store.path.read_bytes()[:-cut])
+    rows = store.check(STUDY)
+    assert missing_jobs(JOBS, rows) == list(JOBS[1:])
+    store.append("mine", row_of(JOBS[2]))
+    assert [row["seed"] for row in store.check(STUDY) if row["method"] == "b"] == [0]
+    assert missing_jobs(JOBS, store.check(STUDY)) in ([JOBS[1], JOBS[3]], [JOBS[3]])
+
+
+def test_a_store_whose_first_line_was_cut_off_begins_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.path.write_text('{"study": "mi')
+    assert store.check(STUDY) == []
+    store.append("mine", row_of(JOBS[0]))
+    assert store.read()[0] == "mine"
+    assert len(store.check(STUDY)) == 1
+
+
+def test_two_studies_on_one_store(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append("other", row_of(JOBS[0]))
+    with pytest.raises(StudyError, match=r"^Expected .* to hold the study 'mine', got 'other'\. Do give another"):
+        store.check(STUDY)
+
+
+def test_other_settings_under_the_same_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append("mine", row_of(JOBS[0]))
+    changed = Study("mine", (Job("a", "tile", 0, {"model": "another"}),))
+    with pytest.raises(StudyError, match=r"^Expected the settings that a on tile was run with .* Do rename"):
+        store.check(changed)
+    assert len(store.check(Study("mine", (*JOBS, Job("c", "tile", 0, {}))))) == 1  # more methods are no conflict
+
+
+def test_a_file_that_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "study.jsonl").write_text(json.dumps({"hello": 1}) + "\n")
+    with pytest.raises(StudyError, match=r"^Expected .* to be the store of a study in format 1, got another file\. Do"):
+        Store(tmp_path).check(STUDY)
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
+    with (
+        Store(tmp_path / "new").locked(),
+        pytest.raises(StudyError, match=r"^Expected no other study at work in .* got one\. Do wait"),
+        Store(tmp_path / "new").locked(),
+    ):
+        pass
+    with Store(tmp_path / "new").locked():  # free again
+        pass
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.append("mine", row_of(JOBS[0]))
+    before = store.path.read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anomalib_ckaad.study.store.os.fsync", fail)
+    with pytest.raises(OSError, match=r"Expected to write to .*study\.jsonl, got No space left on device\. Do make"):
+        store.append("mine", row_of(JOBS[1]))
+    assert store.path.read_bytes() == before
