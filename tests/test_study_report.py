@@ -1,0 +1,167 @@
+"""What a study's results become: tables, ranks, pictures, a page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalib_ckaad import cli
+from anomalib_ckaad.metrics.per_type import ALL_TYPES
+from anomalib_ckaad.study.gallery import make_cards
+from anomalib_ckaad.study.jobs import Job, StudyError
+from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
+from anomalib_ckaad.study.store import Store
+from anomalib_ckaad.study.tables import all_tables, difference_table, main_table, ranks_of, type_table
+
+PATHS = [f"{kind}/{number}.png" for kind in ("good", "crack", "hole") for number in range(10)]
+LABELS = np.array([False] * 10 + [True] * 20)
+EVIL = "<script>alert(1)</script>"
+
+
+def write_study(folder: Path, *, seeds: int = 2) -> Path:
+    """Two methods and one failure on two data sets; `good` is better than `bad` by far."""
+    for path in PATHS:
+        (folder / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (90, 60, 30)).save(folder / "images" / path)
+    for data in ("tile", EVIL):
+        for seed in range(seeds):
+            for method, gap in (("fine", 3.0), ("poor", 0.2)):
+                generator = np.random.default_rng([seed, int(10 * gap)])
+                scores = generator.normal(size=30) + gap * LABELS
+                write_job(folder, Job(method, data, seed, {}), scores, auroc=0.9 - 0.3 * (method == "poor") + seed / 50)
+    row = {"method": "broken", "data": "tile", "seed": 0, "fingerprint": "x", "folder": "jobs/none"}
+    Store(folder).append("mine", {**row, "status": "failed", "error": "Traceback\nValueError: it broke"})
+    return folder
+
+
+def write_job(folder: Path, job: Job, scores: Any, auroc: float) -> None:
+    place = folder / "jobs" / job.folder
+    place.mkdir(parents=True)
+    types = [path.split("/")[0] for path in PATHS]
+    maps = np.random.default_rng(0).random((30, 8, 8)).astype(np.float16)
+    np.savez(
+        place / "scores.npz",
+        paths=np.array([str(folder / "images" / path) for path in PATHS]),
+        masks=np.array([""] * 30),
+        types=np.array(types),
+        scores=scores,
+        labels=LABELS,
+        threshold=np.array(1.0),
+        maps=maps,
+        **{f"pro_rate/{ALL_TYPES}": np.linspace(0, 1, 5), f"pro_overlap/{ALL_TYPES}": np.linspace(0, 1, 5) ** 0.5},
+    )
+    metrics = {"images": 10.0, "image_AUROC": auroc, "pixel_AUPRO": auroc / 2}
+    row = {
+        "scores": {"crack": {**metrics, "image_AUROC": auroc + 0.05}, "hole": metrics, ALL_TYPES: metrics},
+        "seen": ["crack"],
+        "known": {"crack": 4},
+        "images": {"train": 20, "validation": 2, "test": 30},
+        "seconds_fit": 1.5,
+        "seconds_image": 0.01,
+        "memory_MiB": 900.0,
+        "threads": 1,
+        "machine": "some, 2 cores",
+    }
+    about = {"method": job.method, "data": job.data, "seed": job.seed, "fingerprint": job.fingerprint}
+    Store(folder).append("mine", {**about, "folder": f"jobs/{job.folder}", "status": "done", **row})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+def test_means_and_spreads(study: Path) -> None:
+    rows = main_table(Results.read(study), "tile").rows
+    assert [row["method"] for row in rows] == ["fine", "poor"]
+    assert rows[0]["image AUROC"] == "91.0 ± 1.4"
+    assert rows[1]["AUPRO"] == "30.5 ± 0.7"
+    assert (rows[0]["seeds"], rows[0]["known"], rows[0]["training, s"]) == ("2", "4 ± 0", "2 ± 0")
+
+
+def test_seen_and_unseen_types_apart(study: Path) -> None:
+    results = Results.read(study)
+    table = type_table(results, "tile", "image_AUROC")
+    assert table is not None
+    assert [row["type"] for row in table.rows] == ["crack (seen)", "hole", SEEN, UNSEEN]
+    assert results.values("tile", "fine", "image_AUROC", SEEN) == pytest.approx([0.95, 0.97])
+    assert results.values("tile", "fine", "image_AUROC", UNSEEN) == pytest.approx([0.9, 0.92])
+
+
+def test_differences_are_to_the_best_and_say_whether_they_are_any(study: Path) -> None:
+    table = difference_table(Results.read(study), "tile")
+    assert table is not None
+    (row,) = table.rows
+    assert row["method"] == "poor"
+    assert row[""] == "worse"
+    assert float(row["difference to fine"]) < -20
+
+
+def test_ranks_count_blocks_of_data_seed_and_type(study: Path) -> None:
+    ranks = ranks_of(Results.read(study), "image_AUROC")
+    assert ranks is not None
+    assert ranks.mean == {"fine": 1, "poor": 2}
+    assert ranks.blocks == 2 * 2 * 2
+
+
+def test_failures_come_first(study: Path) -> None:
+    results = Results.read(study)
+    first = all_tables(results, "image_AUROC", None)[0]
+    assert first.rows == [{"method": "broken", "data": "tile", "seed": "0", "error": "ValueError: it broke"}]
+
+
+def test_methods_tested_on_other_images_are_not_compared(study: Path, tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=1)
+    path = next((tmp_path / "jobs").glob("tile-poor*")) / "scores.npz"
+    stored = dict(np.load(path))
+    stored["paths"][0] = "another.png"
+    np.savez(path, **stored)
+    with pytest.raises(StudyError, match=r"^Expected poor and fine to be tested on the same images of tile"):
+        difference_table(Results.read(tmp_path), "tile")
+
+
+def test_cards_show_the_worst(study: Path) -> None:
+    cards = make_cards(Results.read(study), "tile")
+    assert {card.kind for card in cards} == {"miss", "false alarm"}
+    worst = max(cards, key=lambda card: card.badness["poor"])
+    assert worst.badness["poor"] > 0.5
+    assert all(card.image.startswith("data:image/jpeg;base64,") for card in cards)
+    assert all(set(card.maps) == {"fine", "poor"} for card in cards)
+
+
+def test_both_reports_are_written(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = tmp_path / "results.md"
+    assert cli.main(["report", str(study), "--output", str(tmp_path / "out"), "--section", str(section)]) == 0
+    markdown, page = (Path(line) for line in capsys.readouterr().out.splitlines())
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".md", ".html", ".png"}
+    assert "ValueError: it broke" in markdown.read_text()
+    assert "<!-- begin mine -->" in section.read_text()
+    text = page.read_text()
+    assert EVIL not in text  # names are escaped
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    for number in range(1, 5):
+        with Image.open(tmp_path / "out" / f"plot_{number}.png") as image:
+            assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "Expected the results of a study in 'nowhere', got none. Do run"),
+        (["STUDY", "--metric", "beauty"], "Expected a metric among image_AUROC, pixel_AUPRO, got 'beauty'. Do give"),
+    ],
+)
+def test_bad_requests(arguments: list[str], message: str, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", *[str(study) if word == "STUDY" else word for word in arguments]]) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_study_of_failures_alone(tmp_path: Path) -> None:
+    lines = [{"study": "mine", "format": 1}, {"method": "a", "data": "b", "seed": 0, "status": "failed", "error": "x"}]
+    (tmp_path / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(StudyError, match=r"got 1 that failed\. Do run"):
+        Results.read(tmp_path)
