@@ -203,7 +203,17 @@ def main(arguments: list[str]) -> None:
     source, target = map(Path, arguments)
     warnings.filterwarnings("ignore")
     given: Mapping[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    result = run(Job(**given), target.parent)
+    try:
+        result = run(Job(**given), target.parent)
+    except Exception as error:  # whatever it is, it belongs into the study's results; the log has the traceback
+        cause = error.__cause__ if isinstance(error, ValueError) and "Given value" in str(error) else None
+        reason = _last_problem(str(error)) if cause is not None else " ".join(str(error).split())
+        _write(target, {"error": f"{type(error).__name__}: {reason[:2000]}"})
+        raise
+    _write(target, result)
+
+
+def _write(target: Path, result: Mapping[str, Any]) -> None:
     temporary = target.with_suffix(".tmp")
     temporary.write_text(json.dumps(result), encoding="utf-8")
     temporary.replace(target)

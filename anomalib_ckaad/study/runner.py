@@ -182,6 +182,8 @@ def _result(one: _Running) -> dict[str, Any]:
     target = one.folder / "result.json"
     if one.process.returncode == 0 and target.exists():
         return {**about, "status": DONE, **json.loads(target.read_text(encoding="utf-8"))}
+    if target.exists():
+        return {**about, "status": FAILED, **json.loads(target.read_text(encoding="utf-8"))}
     lines = (one.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     ended = f"The process ended with status {one.process.returncode}."
     return {**about, "status": FAILED, "error": "\n".join([ended, *lines[-SHOWN_LINES:]])}

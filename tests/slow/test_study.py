@@ -1,0 +1,163 @@
+"""A study with real trainings: each job in its own process, failures as rows, interrupted and gone on with."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from anomalib_ckaad import cli
+from anomalib_ckaad.study.run_job import SCORES
+from anomalib_ckaad.study.store import FILE_NAME
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+BACKBONE: dict[str, Any] = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "package",
+    "layers": [2, 3],
+    "image_size": 64,
+}
+
+
+def config_of(folder: Path, **methods: Any) -> Path:
+    textures = {
+        "root": str(folder / "data"),
+        "image_size": 64,
+        "train_images": 8,
+        "validation_images": 4,
+        "test_good_images": 4,
+        "images_per_defect": 3,
+        "train_batch_size": 4,
+        "eval_batch_size": 4,
+    }
+    inner = {"class_path": "anomalib_ckaad.Textures", "init_args": textures}
+    known = {"count": 2, "types": ["scratch"], "data": inner}
+    settings = {
+        "seeds": [0, 1],
+        "trainer": {"max_epochs": 1},
+        "data": {"textures": {"class_path": "anomalib_ckaad.KnownAnomalies", "init_args": known}},
+        "methods": methods,
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+CKAAD = {"class_path": "anomalib_ckaad.Ckaad", "init_args": BACKBONE, "vary": {"strategy": ["recon", "cka_patch"]}}
+PADIM = {
+    "class_path": "Padim",
+    "init_args": {"backbone": "resnet18", "layers": ["layer1", "layer2"], "pre_trained": False},
+}
+DEVNET = {"class_path": "anomalib_ckaad.study.baselines.FeatureHead", "init_args": BACKBONE}
+# Weights of another backbone: known only when the model is built.
+BROKEN = {**CKAAD, "vary": {}, "init_args": {**BACKBONE, "backbone": "resnet18"}}
+
+
+def run(config: Path, output: Path, *more: str) -> int:
+    return cli.main(["study", "--config", str(config), "--output", str(output), *more])
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / FILE_NAME).read_text().splitlines()[1:]]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    assert run(config_of(root, Ckaad=CKAAD, PaDiM=PADIM, DevNet=DEVNET), root / "out", "--jobs", "2") == 0
+    return root
+
+
+def test_every_job_has_a_row_with_what_it_found_and_cost(study: Path) -> None:
+    rows = rows_of(study / "out")
+    assert len(rows) == 4 * 2
+    assert {row["status"] for row in rows} == {"done"}
+    for row in rows:
+        metrics = row["scores"]["all"]
+        for name in ("image_AUROC", "image_AP", "image_F1Score", "pixel_AUROC", "pixel_AUPRO", "mIoU", "mAD"):
+            assert 0 <= metrics[name] <= 1, (row["method"], name)
+        assert row["seen"] == ["scratch"]
+        assert row["known"] == ({} if row["method"] == "PaDiM" else {"scratch": 2})
+        assert min(row["seconds_fit"], row["seconds_image"], row["memory_MiB"]) > 0
+        assert (study / "out" / row["folder"] / "log.txt").exists()
+
+
+def test_all_methods_of_a_seed_see_the_same_images_and_no_known_one(study: Path) -> None:
+    for seed in (0, 1):
+        rows = [row for row in rows_of(study / "out") if row["seed"] == seed]
+        tested = [np.load(study / "out" / row["folder"] / SCORES)["paths"].tolist() for row in rows]
+        assert all(paths == tested[0] for paths in tested)
+        assert sum("/scratch/" in path for path in tested[0]) == 1  # two of three are known
+        assert len({json.dumps(row["images"]) for row in rows}) == 1
+
+
+def test_scores_are_raw(study: Path) -> None:
+    (row,) = [row for row in rows_of(study / "out") if (row["method"], row["seed"]) == ("PaDiM", 0)]
+    found = np.load(study / "out" / row["folder"] / SCORES)
+    assert found["scores"].max() > 1  # Mahalanobis distances, which anomalib's post-processor puts into [0, 1]
+    assert found["threshold"] > 1
+    assert found["maps"].max() > 1
+
+
+def test_a_finished_study_runs_nothing_again_and_a_new_method_alone(study: Path) -> None:
+    before = (study / "out" / FILE_NAME).read_bytes()
+    assert run(config_of(study, Ckaad=CKAAD, PaDiM=PADIM, DevNet=DEVNET), study / "out") == 0
+    assert (study / "out" / FILE_NAME).read_bytes() == before
+
+
+def test_a_job_gives_the_same_when_it_is_run_again(study: Path, tmp_path: Path) -> None:
+    config = config_of(study, DevNet=DEVNET)
+    assert run(config, tmp_path / "again") == 0
+    first = {row["seed"]: row["scores"] for row in rows_of(study / "out") if row["method"] == "DevNet"}
+    assert {row["seed"]: row["scores"] for row in rows_of(tmp_path / "again")} == first
+    assert first[0] != first[1]
+
+
+def test_a_failed_job_is_a_row_with_its_error_and_is_tried_again(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").symlink_to(study / "data")
+    config = config_of(tmp_path, Broken=BROKEN, PaDiM=PADIM)
+    for round_number in (1, 2):
+        assert run(config, tmp_path / "out") == 1
+        rows = rows_of(tmp_path / "out")
+        failed = [row for row in rows if row["status"] == "failed"]
+        assert len(failed) == 2 * round_number
+        assert "Expected" in failed[-1]["error"]
+        assert "Do " in failed[-1]["error"]
+        assert "\n" not in failed[-1]["error"]
+        assert sum(row["method"] == "PaDiM" for row in rows) == 2  # what is done is not done again
+    assert "failed: Broken on textures, seed 0" in capsys.readouterr().out
+
+
+def test_an_interrupted_study_leaves_no_process_and_goes_on(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(study / "data")
+    config = config_of(tmp_path, PaDiM=PADIM)
+    command = [sys.executable, "-m", "anomalib_ckaad.cli", "study", "--config", str(config)]
+    with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out/jobs/*/log.txt")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert process.returncode != 0
+    running = subprocess.run(["/bin/ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path / "out") not in running
+    assert run(config, tmp_path / "out") == 0
+    assert len({row["seed"] for row in rows_of(tmp_path / "out")}) == 2
+
+
+def test_a_model_that_would_train_for_a_thousand_epochs(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(study / "data")
+    config = config_of(tmp_path, DevNet=DEVNET)
+    settings = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**settings, "trainer": {}, "seeds": 1}))
+    assert run(config, tmp_path / "out") == 1
+    (row,) = rows_of(tmp_path / "out")
+    assert row["error"].startswith("StudyError: Expected trainer.max_epochs for DevNet, which has no number of its own")
