@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,3 +75,39 @@ def test_thresholds(tmp_path: Path) -> None:
         assert content["anomalib_post_processor_config"]["image_false_positive_rate"] in {0.05, 0.2}
     assert len(thresholds) == 2
     assert thresholds[0] > thresholds[1]  # 13 * 0.05 lets no image exceed it, 13 * 0.2 the new one and one more
+
+
+def test_studies(tmp_path: Path) -> None:
+    text = (DOCS / "studies.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    command, benchmark = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert benchmark.startswith("anomalib benchmark --config")  # downloads: tests/slow/test_benchmark.py runs it
+    (tmp_path / "study.yaml").write_text(config.replace("seeds: 3", "seeds: [0]"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/bash", "-ec", command],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 jobs are done" in done.stdout
+    report = (tmp_path / "results" / "study" / "study" / "report.md").read_text(encoding="utf-8")
+    for words in (
+        "scratch (seen)",
+        "mean of unseen types",
+        "paired differences",
+        "Ckaad strategy=cka_patch",
+        "mIoU-max",
+    ):
+        assert words in report
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(snippet, made)  # noqa: S102 - the documentation's own
+    assert [metric.name for metric in made["metrics"]] == [
+        "pixel_StreamingAUPRO",
+        "pixel_mIoU",
+        "macro_image_AccuracyAtF1Max",
+    ]
