@@ -72,12 +72,12 @@ def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys
         (["config", "print"], "Expected `anomalib-ckaad config [-h] {list,show,path} ...`", "invalid choice: 'print'"),
         (
             ["train"],
-            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,weights,doctor,validate} ...`",
+            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,study,report,convert,weights,doctor,validate} ...`",
             "invalid choice: 'train'",
         ),
         (
             [],
-            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,convert,weights,doctor,validate} ...`",
+            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,study,report,convert,weights,doctor,validate} ...`",
             "required: command",
         ),
         (["config", "list", "more"], "Expected `anomalib-ckaad [-h]", "unrecognized arguments: more"),

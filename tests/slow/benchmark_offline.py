@@ -19,6 +19,7 @@ def get_small(given: Any) -> Any:
     return model
 
 
-generator.get_model = get_small
-sys.argv = ["anomalib", "benchmark", "--config", sys.argv[1]]
-main()
+if __name__ == "__main__":
+    generator.get_model = get_small
+    sys.argv = ["anomalib", "benchmark", "--config", sys.argv[1]]
+    main()
