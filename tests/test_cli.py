@@ -54,6 +54,10 @@ def test_config_list_names_every_file_with_its_purpose(capsys: pytest.CaptureFix
     assert all(len(line.split()) > 2 for line in lines)
 
 
+COMMANDS = "config,demo,curve,study,report,convert,weights,doctor,validate"
+USAGE = f"Expected `anomalib-ckaad [-h] [--version] {{{COMMANDS}}} ...`"
+
+
 @pytest.mark.parametrize("name", ["mvtec_ad", "visa.yaml"])
 def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("config", "path", name) == 0
@@ -72,12 +76,12 @@ def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys
         (["config", "print"], "Expected `anomalib-ckaad config [-h] {list,show,path} ...`", "invalid choice: 'print'"),
         (
             ["train"],
-            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,study,report,convert,weights,doctor,validate} ...`",
+            USAGE,
             "invalid choice: 'train'",
         ),
         (
             [],
-            "Expected `anomalib-ckaad [-h] [--version] {config,demo,curve,study,report,convert,weights,doctor,validate} ...`",
+            USAGE,
             "required: command",
         ),
         (["config", "list", "more"], "Expected `anomalib-ckaad [-h]", "unrecognized arguments: more"),
