@@ -8,6 +8,8 @@ from anomalib.data import AnomalibDataModule, MVTecAD
 
 from anomalib_ckaad import Ckaad, KnownAnomalies
 from anomalib_ckaad.config_files import config_names, config_path, config_summary
+from anomalib_ckaad.study.jobs import read_study
+from anomalib_ckaad.study.run_job import parse as parse_job
 from tests import paper_data
 from tests.mvtec_folder import SUBSETS, write_mvtec_folder
 
@@ -132,3 +134,14 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
         assert all("test/" in Path(path).as_posix() for path in test)
         held_out.append(val)
     assert held_out[0] == held_out[1]
+
+
+@pytest.mark.parametrize(("name", "jobs"), [("study", 54), ("ablations", 36)])
+def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(
+    name: str, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA", "nowhere")
+    found = read_study(Path(__file__).parents[1] / "examples" / f"{name}.yaml").jobs
+    assert len(found) == jobs
+    for job in {(job.method, job.data): job for job in found}.values():
+        parse_job(job)
