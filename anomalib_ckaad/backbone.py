@@ -11,6 +11,7 @@ from timm.models import FeatureListNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from anomalib_ckaad.folding import fold_batch_norms
 from anomalib_ckaad.reconstructor import Architecture
 
 
@@ -174,6 +175,7 @@ class FrozenBackbone(nn.Module):
         self.network.to(memory_format=torch.channels_last)  # up to twice as fast on CPUs, depthwise convolutions most
         self.requires_grad_(requires_grad=False)
         self.eval()
+        self._folded: tuple[object, nn.Module | None] = (None, None)
 
     @torch.no_grad()
     def is_never_negative(self) -> bool:
@@ -190,7 +192,28 @@ class FrozenBackbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Extract features of normalized images (N, 3, H, W), one tensor (N, C_k, H_k, W_k) a stage."""
-        return list(self.network(images.contiguous(memory_format=torch.channels_last)))
+        return list(self._fastest()(images.contiguous(memory_format=torch.channels_last)))
+
+    def _fastest(self) -> nn.Module:
+        """The network, on CPUs with its batch norms folded into the convolutions, made again when its weights change.
+
+        Exporters and compilers get the network itself: they fold by themselves.
+        """
+        state = [*self.network.parameters(), *self.network.buffers()]
+        if torch.compiler.is_compiling() or state[0].device.type != "cpu" or any(one.is_inference() for one in state):
+            return self.network
+        key = (state[0].dtype, *((one.data_ptr(), one._version) for one in state))  # noqa: SLF001 - torch's own check
+        if key != self._folded[0]:
+            side = max(96, 3 * self.stages[-1].stride)
+            noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0), dtype=state[0].dtype)
+            with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+                self._folded = (key, fold_batch_norms(self.network, noise))
+        # In a tuple it is no module of this one: neither checkpoints nor optimizers see it.
+        return self._folded[1] or self.network
+
+    def __getstate__(self) -> dict[str, object]:
+        """All but the folded copy, which is made again."""
+        return {**self.__dict__, "_folded": (None, None)}
 
 
 def _drop_layers_after(network: nn.Module, module_name: str) -> None:
