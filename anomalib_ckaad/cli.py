@@ -276,7 +276,7 @@ def add_study(commands: "argparse._SubParsersAction[Parser]") -> None:
     study = commands.add_parser("study", help="methods x data sets x seeds, each in a process of its own")
     study.add_argument("--config", type=Path, required=True, metavar="FILE", help="docs/studies.md has the format")
     study.add_argument("--output", type=Path, metavar="DIR", help="default: results/study/ and the config's name")
-    study.add_argument("--jobs", type=int, default=1, help="how many run at a time; default: %(default)s")
+    study.add_argument("--jobs", type=int, help="how many run at a time; default: one a device")
     study.add_argument(
         "--devices", default="cpu", metavar="cpu|N,N", help="GPUs that jobs take in turns; default: %(default)s"
     )

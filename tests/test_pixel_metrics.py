@@ -107,7 +107,8 @@ def exact(name: str, maps: torch.Tensor, masks: torch.Tensor) -> float:
         aupro.update(SimpleNamespace(maps=maps.double(), masks=masks))
         return float(aupro.compute())
     precision, recall, thresholds = precision_recall_curve(truth, scores)
-    best = thresholds[np.nanargmax((2 * precision * recall / (precision + recall))[:-1])]
+    with np.errstate(invalid="ignore"):
+        best = thresholds[np.nanargmax((2 * precision * recall / (precision + recall))[:-1])]
     return float(f1_score(truth, scores >= best))
 
 
@@ -123,6 +124,26 @@ def test_streaming_is_within_its_bound(name: str, places: int | None, many: tupl
     assert error <= (metric.error_bound if places is None else 0) + slack
     if places is None:
         assert metric.error_bound < 2e-3
+
+
+@pytest.mark.parametrize("name", ["StreamingAUROC", "StreamingAP", "StreamingAUPRO", "StreamingF1Max", *NAMES])
+def test_bounds_hold_where_scores_are_close_or_few(name: str) -> None:
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        maps, masks = (torch.from_numpy(one) for one in random_case(seed))
+        if seed % 2:  # within a few bins
+            maps = 1 + maps * float(generator.choice([1e-5, 1e-4, 1e-3]))
+        maps = maps.float()
+        if not masks.any() or masks.all():
+            continue
+        metric = update(getattr(metrics, name)(), maps, masks)
+        truth = threshold_range_scores(maps, masks)[name] if name in NAMES else exact(name, maps, masks)
+        assert abs(float(metric.compute()) - truth) <= metric.error_bound + 1e-4, (seed, name)
+
+
+def test_minus_zero_is_zero() -> None:
+    maps = torch.tensor([[[0.0, -0.0, 0.0, -0.0]]])
+    assert update(metrics.StreamingAUROC(), maps, torch.tensor([[[1, 0, 1, 0]]])).compute() == 0.5
 
 
 @pytest.mark.parametrize("name", ["StreamingF1Max", *NAMES])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from anomalib_ckaad.study.jobs import Job, StudyError, read_study
-from anomalib_ckaad.study.runner import check_jobs
+from anomalib_ckaad.study.runner import check_jobs, run_study
 
 CONFIG: dict[str, Any] = {
     "seeds": [3, 5],
@@ -91,6 +91,10 @@ ONE = {"class_path": "Padim"}
         ({"methods": [ONE]}, r"^Expected methods by name to be a mapping .* Do correct it\.$"),
         ({"methods": {"a": {"init_args": {}}}}, r"^Expected method a to have .* got no class_path\. Do"),
         ({"methods": {"a": {**ONE, "args": {}}}}, r"^Expected method a to have .* got args\. Do"),
+        ({"trainer": "fast"}, r"^Expected trainer to be arguments by name, got 'fast'\. Do"),
+        ({"methods": {"a": {**ONE, "init_args": [1]}}}, r"^Expected init_args of method a to be arguments by name"),
+        ({"methods": {"a": {**ONE, "trainer": 3}}}, r"^Expected trainer of method a to be arguments by name, got 3\."),
+        ({"methods": {"a": {**ONE, "vary": {"n": [5, 5]}}}}, r"^Expected a name of its own for each job, got a n=5 on"),
         ({"methods": {"a": {**ONE, "use": "all"}}}, r"^Expected use of method a to be train or drop, got 'all'\. Do"),
         ({"data": {"a": {**ONE, "vary": {"count": 3}}}}, r"^Expected vary of data set a to give lists of values"),
     ],
@@ -129,6 +133,11 @@ TEXTURES = {"class_path": "anomalib_ckaad.Textures"}
             TEXTURES,
             r"of anomalib_ckaad\.Ckaad for 'm', got a mistake: .*margin.*float",
         ),
+        (
+            {"class_path": "os.path.join"},
+            TEXTURES,
+            r"of os\.path\.join for 'm', got a mistake: .{,80}\. Do correct it\.$",
+        ),
         (ONE, {"class_path": "Folder", "init_args": {"y": 2}}, r"of Folder for 'd', got a mistake: Option 'y' is not"),
         (
             ONE,
@@ -140,6 +149,20 @@ TEXTURES = {"class_path": "anomalib_ckaad.Textures"}
 def test_unknown_methods_arguments_and_data(model: dict[str, Any], data: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         check_jobs([job_of(model, data)])
+
+
+def test_an_argument_that_the_trainer_does_not_have() -> None:
+    job = job_of(ONE, TEXTURES)
+    job.settings["trainer"]["max_epoch"] = 3  # type: ignore[index]
+    with pytest.raises(StudyError, match=r"^Expected arguments of Lightning's trainer for m, got max_epoch\. Do"):
+        check_jobs([job])
+
+
+@pytest.mark.parametrize("devices", [["gpu"], ["0", ""], []])
+def test_devices_that_are_none(devices: list[str], tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"^Expected a job or more, and cpu or numbers of GPUs as devices, got"):
+        run_study(write(tmp_path), tmp_path / "out", devices=devices)
+    assert not (tmp_path / "out").exists()
 
 
 def test_checking_leaves_a_job_as_it_is() -> None:

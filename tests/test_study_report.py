@@ -162,6 +162,7 @@ def test_bad_requests(arguments: list[str], message: str, study: Path, capsys: p
 
 def test_a_study_of_failures_alone(tmp_path: Path) -> None:
     lines = [{"study": "mine", "format": 1}, {"method": "a", "data": "b", "seed": 0, "status": "failed", "error": "x"}]
+    lines[1]["fingerprint"] = "y"
     (tmp_path / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(StudyError, match=r"got 1 that failed\. Do run"):
         Results.read(tmp_path)

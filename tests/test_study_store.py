@@ -1,6 +1,8 @@
 """Results are appended whole, come back after a cut, and are never mixed with another study's."""
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,34 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match=r"Expected to write to .*study\.jsonl, got No space left on device\. Do make"):
         store.append("mine", row_of(JOBS[1]))
     assert store.path.read_bytes() == before
+
+
+def test_a_write_that_is_cut_short_loses_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append("mine", row_of(JOBS[0]))
+    before = store.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))  # half of a row fits
+        with pytest.raises(OSError, match=r"^(\[Errno \d+\] )?Expected to write to .*study\.jsonl, got File too large"):
+            store.append("mine", row_of(JOBS[1], note="x" * 200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert store.path.read_bytes() == before
+
+
+def test_a_config_that_failed_may_be_corrected(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append("mine", row_of(JOBS[0], "failed", error="x"))
+    corrected = Study("mine", (Job("a", "tile", 0, {"model": "another"}),))
+    assert missing_jobs(corrected.jobs, store.check(corrected)) == list(corrected.jobs)
+
+
+def test_lines_of_something_else_are_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append("mine", row_of(JOBS[0]))
+    with store.path.open("a") as file:
+        file.write('{"a": 1}\n[1]\n')
+    assert len(store.check(STUDY)) == 1

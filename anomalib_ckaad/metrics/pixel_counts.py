@@ -1,13 +1,14 @@
 """What pixel metrics need of all test images, in memory that does not grow with their number."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Literal
 
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from anomalib_ckaad.metrics.threshold_range import Confusion
+from anomalib_ckaad.metrics.threshold_range import Confusion, average_over_range
 from anomalib_ckaad.thresholds.score_histogram import bins_of
 
 
@@ -75,15 +76,18 @@ class PixelCounts:
         at_end = self._true / (self._true + self._false)
         # In any order inside the bin, precision is between its first anomalous pixel last and all of them first.
         before_true, before_false = self._true - self.anomalous, self._false - self.normal
-        best = self._true / (self._true + before_false)
+        best = self._true / (self._true + before_false).clamp(min=1)
         worst = (before_true + 1) / (before_true + 1 + self._false)
         wrong = share * torch.maximum(best - at_end, at_end - worst).clamp(min=0)
         return float((share * at_end).sum()), float(wrong.sum())
 
-    def best_f1(self) -> float:
-        """F1 at the threshold, an edge of a bin, where it is largest."""
+    def best_f1(self) -> tuple[float, float]:
+        """F1 at the threshold, an edge of a bin, where it is largest, and what it may be wrong by."""
         self.check()
-        return float((2 * self._true / (self._true + self._false + self._true[-1])).max())
+        value = float((2 * self._true / (self._true + self._false + self._true[-1])).max())
+        # All anomalous pixels of a bin above all normal ones.
+        best = 2 * self._true / (self._true + self._false - self.normal + self._true[-1])
+        return value, float(best.max()) - value
 
     def pro_curve(self) -> tuple[Tensor, Tensor]:
         """False-positive rate and mean overlap with the regions at every edge of a bin, from 0 to 1."""
@@ -107,19 +111,31 @@ class PixelCounts:
         rise = part * overlap.diff()
         inside = rate[:-1] < limit
         area = (width * (overlap[:-1] + rise / 2))[inside].sum()
-        # Inside a bin the curve may be any that rises: half the rectangle at most, above or below the straight line.
-        wrong = (width * overlap.diff() / 2)[inside].sum()
+        # Inside a bin the curve may be any that rises: at once or at the end, above or below the straight line.
+        wrong = (width * overlap.diff() * torch.maximum(part / 2, 1 - part / 2))[inside].sum()
         return float(area) / limit, float(wrong) / limit
 
-    def confusion_at(self, threshold: float) -> Confusion:
-        """Confusion at a threshold of normalized scores; pixels in its own bin are not called anomalous."""
+    def confusion_at(self, threshold: float, own_bin: Literal["none", "anomalous", "normal"] = "none") -> Confusion:
+        """Confusion at a threshold of normalized scores.
+
+        Args:
+            threshold: In [0, 1].
+            own_bin: Which pixels of the threshold's own bin count as above it: the truth lies between ``anomalous``,
+                the best case, and ``normal``, the worst.
+        """
         # As exact as a score that equals the threshold is: the product of a quotient may fall short of it.
         edge = torch.tensor(self.low + threshold * (self.high - self.low), dtype=torch.float64).float()
-        above = int((self.bins > bins_of(edge)).sum())
-        if above == 0:
-            return Confusion(0.0, 0.0, float(self._true[-1]))
-        hit = float(self._true[above - 1])
-        return Confusion(hit, float(self._false[above - 1]), float(self._true[-1]) - hit)
+        higher, same = self.bins > bins_of(edge), self.bins == bins_of(edge)
+        hit = float(self.anomalous[higher | (same & (own_bin == "anomalous"))].sum())
+        wrong = float(self.normal[higher | (same & (own_bin == "normal"))].sum())
+        return Confusion(hit, wrong, float(self._true[-1]) - hit)
+
+    def threshold_range(self) -> dict[str, tuple[float, float]]:
+        """mF1, mAcc, mIoU and mIoU_max, each with what it may be wrong by."""
+        value = average_over_range(self.confusion_at)
+        best = average_over_range(partial(self.confusion_at, own_bin="anomalous"))
+        worst = average_over_range(partial(self.confusion_at, own_bin="normal"))
+        return {name: (value[name], max(best[name] - value[name], value[name] - worst[name])) for name in value}
 
 
 def region_weights(masks: Tensor) -> tuple[Tensor, int]:

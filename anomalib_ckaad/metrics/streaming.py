@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from anomalib_ckaad.metrics.pixel_counts import PixelCounts, region_weights
 from anomalib_ckaad.metrics.raw_scores import RAW_MAP
-from anomalib_ckaad.metrics.threshold_range import average_over_range, check_maps
+from anomalib_ckaad.metrics.threshold_range import check_maps
 from anomalib_ckaad.thresholds.score_histogram import BINS, histogram
 
 PIXEL_FIELDS = (RAW_MAP, "gt_mask")
@@ -18,8 +18,8 @@ PIXEL_FIELDS = (RAW_MAP, "gt_mask")
 class PixelMetric(Metric):
     """Counts pixels by score: 24 MiB for any number of images, summed over processes.
 
-    A score is known to 2^-11 of its value. What that may cost is ``error_bound``, computed from the counts themselves;
-    for typical maps it is below 1e-3.
+    A score is known to 2^-11 of its value. What that may cost is ``error_bound``, computed from the counts themselves:
+    little for many pixels spread over their range, more for few or where all scores are close together.
     """
 
     full_state_update = False
@@ -111,19 +111,17 @@ class _StreamingAUPRO(_Bounded):
         return self.counts().aupro(self.fpr_limit)
 
 
-class _StreamingF1Max(PixelMetric):
-    def compute(self) -> Tensor:
-        return torch.tensor(self.counts().best_f1())
+class _StreamingF1Max(_Bounded):
+    def value_and_bound(self) -> tuple[float, float]:
+        return self.counts().best_f1()
 
 
-class _ThresholdRange(PixelMetric):
+class _ThresholdRange(_Bounded):
     score: ClassVar[str]
 
-    def compute(self) -> Tensor:
+    def value_and_bound(self) -> tuple[float, float]:
         counts = self.counts()
-        if not counts.anomalous.any():
-            return torch.tensor(0.0)
-        return torch.tensor(average_over_range(counts.confusion_at)[self.score])
+        return counts.threshold_range()[self.score] if counts.anomalous.any() else (0.0, 0.0)
 
 
 class StreamingAUROC(AnomalibMetric, _StreamingAUROC):  # type: ignore[misc]

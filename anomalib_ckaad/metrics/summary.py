@@ -98,6 +98,16 @@ class _ImageScores(Metric):
         super().__init__(**kwargs)
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
+        self._begin()
+
+    def _begin(self) -> None:
+        # Processes gather lists of one length: one without images has something to give as well.
+        self.scores.append(torch.empty(0))
+        self.labels.append(torch.empty(0, dtype=torch.bool))
+
+    def reset(self) -> None:
+        super().reset()
+        self._begin()
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         self.scores.append(scores.detach().float().flatten())
@@ -134,7 +144,7 @@ class _MeanOfSeven(_ImageScores, PixelMetric):
                     **{f"image_{name}": value for name, value in self.ranking().items()},
                     "pixel_AUROC": counts.auroc()[0],
                     "pixel_AP": counts.average_precision()[0],
-                    "pixel_F1Max": counts.best_f1(),
+                    "pixel_F1Max": counts.best_f1()[0],
                     "pixel_AUPRO": counts.aupro()[0],
                 }
             )

@@ -16,7 +16,6 @@ from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.metrics.pixel_counts import PixelCounts
 from anomalib_ckaad.metrics.streaming import PixelMetric
 from anomalib_ckaad.metrics.summary import MEAN_OF, mean_of_seven, ranking_scores
-from anomalib_ckaad.metrics.threshold_range import average_over_range
 
 THUMBNAIL = 64
 """Height and width in pixels of the maps that are kept for galleries."""
@@ -150,9 +149,9 @@ def _pixel_row(counts: PixelCounts) -> dict[str, float]:
     return {
         "pixel_AUROC": counts.auroc()[0],
         "pixel_AP": counts.average_precision()[0],
-        "pixel_F1Max": counts.best_f1(),
+        "pixel_F1Max": counts.best_f1()[0],
         "pixel_AUPRO": counts.aupro()[0],
-        **average_over_range(counts.confusion_at),
+        **{name: value for name, (value, _) in counts.threshold_range().items()},
     }
 
 

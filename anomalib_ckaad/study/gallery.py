@@ -103,7 +103,13 @@ def _picture(path: str) -> str:
     """A small copy; empty if the file is gone or no picture."""
     try:
         with Image.open(path) as image:
-            return _data_url(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+            if image.mode[0] in "IF":  # 16 bits or more, which Pillow would cut off
+                values = np.asarray(image, dtype=np.float64)
+                low, high = values.min(), values.max()
+                shown: Image.Image = Image.fromarray((255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8))
+            else:
+                shown = image
+            return _data_url(shown.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
     except OSError:
         return ""
 

@@ -81,16 +81,22 @@ def read_study(config: Path) -> Study:
     try:
         settings: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         msg = f"Expected --config to be a YAML file, got {str(config)!r} ({reason}). Do correct it."
         raise StudyError(msg) from error
     _check_keys("the study", settings, KEYS, required={"data", "methods"})
+    _check_mapping("trainer", settings.get("trainer"))
     methods = list(_variants("method", settings["methods"], METHOD_KEYS))
     data = list(_variants("data set", settings["data"], DATA_KEYS))
     jobs = [
         Job(method, name, seed, _settings_of(settings.get("trainer") or {}, entry, data_entry, seed))
         for (name, data_entry), seed, (method, entry) in itertools.product(data, _seeds(settings), methods)
     ]
+    names = [job.name for job in jobs]
+    repeated = sorted({f"{method} on {name}" for method, name, seed in names if names.count((method, name, seed)) > 1})
+    if repeated:
+        msg = f"Expected a name of its own for each job, got {', '.join(repeated)} twice. Do rename or vary less."
+        raise StudyError(msg)
     return Study(str(settings.get("name", config.stem)), tuple(jobs))
 
 
@@ -118,11 +124,19 @@ def _check_keys(what: str, entry: Any, known: set[str], required: set[str]) -> N
         raise StudyError(msg)
 
 
+def _check_mapping(what: str, entry: Any) -> None:  # noqa: ANN401
+    if entry is not None and not isinstance(entry, Mapping):
+        msg = f"Expected {what} to be arguments by name, got {entry!r}. Do correct it."
+        raise StudyError(msg)
+
+
 def _variants(kind: str, entries: Any, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:  # noqa: ANN401
     """Every entry by name, once for each combination of what it varies."""
     _check_keys(f"{kind}s by name", entries, set(map(str, entries)) if isinstance(entries, Mapping) else set(), set())
     for name, entry in entries.items():
         _check_keys(f"{kind} {name}", entry, known, required={"class_path"})
+        for key in ("init_args", "trainer"):
+            _check_mapping(f"{key} of {kind} {name}", entry.get(key))
         if entry.get("use") not in {None, "train", "drop"}:
             msg = f"Expected use of {kind} {name} to be train or drop, got {entry['use']!r}. Do correct it."
             raise StudyError(msg)

@@ -32,7 +32,8 @@ def critical_comparison(ranks: Ranks) -> Figure:
     height = 1.1 + 0.28 * len(names) + 0.12 * len(groups)
     figure = new_figure(8, height)
     axes = figure.add_subplot()
-    axes.set_xlim(0.5, len(names) + 0.5)
+    margin = 0.45 * len(names)  # for the labels
+    axes.set_xlim(1 - margin, len(names) + margin)
     top = 0.6 + 0.3 * len(groups)
     axes.set_ylim(-len(names) - 0.5, top + 0.8)
     axes.axhline(0, color="black", linewidth=1)
@@ -40,14 +41,14 @@ def critical_comparison(ranks: Ranks) -> Figure:
         ends = [ranks.mean[names[first]] - 0.04, ranks.mean[names[last]] + 0.04]
         axes.plot(ends, [0.5 + 0.3 * level] * 2, color="tab:red", linewidth=4, solid_capstyle="butt")
     if not np.isnan(ranks.critical_difference):
-        begin = 0.7
+        begin = 1.0
         axes.plot([begin, begin + ranks.critical_difference], [top + 0.3] * 2, color="gray", linewidth=2)
         axes.text(begin + ranks.critical_difference + 0.1, top + 0.3, "critical difference", va="center", color="gray")
     middle = (len(names) + 1) / 2
     for index, name in enumerate(names):
         rank, y = ranks.mean[name], -index - 1.0
         at_left = rank <= middle
-        side = 0.55 if at_left else len(names) + 0.45
+        side = 1 - margin if at_left else len(names) + margin
         axes.plot([rank, rank, side], [0, y, y], color="tab:blue", linewidth=1)
         text = f"{name}  {rank:.2f}"
         axes.text(side, y + 0.12, text, ha="left" if at_left else "right", va="bottom", fontsize=9)
@@ -163,7 +164,7 @@ def _curves(
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="lower right" if limit == 1 else "best")
     return figure
 
 

@@ -112,5 +112,5 @@ class Results:
                 )
                 raise StudyError(msg)
             order = [place[path] for path in one["paths"].tolist()]
-            found.append(Paired(one["scores"], other["scores"][order], one["labels"].astype(bool)))
+            found.append(Paired(one["scores"], other["scores"][order], one["labels"].astype(bool), one["paths"]))
         return found

@@ -1,13 +1,17 @@
 """Run a study: each job in a process of its own, results into the store as they come."""
 
+import inspect
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,13 +37,15 @@ class _Running:
     begin: float = field(default_factory=time.perf_counter)
 
 
-def run_study(config: Path, output: Path, jobs: int = 1, devices: Sequence[str] = ("cpu",)) -> list[dict[str, Any]]:
+def run_study(
+    config: Path, output: Path, jobs: int | None = None, devices: Sequence[str] = ("cpu",)
+) -> list[dict[str, Any]]:
     """Run the jobs of a study that have no result yet, failed ones among them.
 
     Args:
         config: The study's config.
         output: Folder of the study; one study each.
-        jobs: How many run at a time.
+        jobs: How many run at a time; default: one a device.
         devices: ``cpu``, or numbers of GPUs, which jobs take in turns.
 
     Returns:
@@ -52,19 +58,51 @@ def run_study(config: Path, output: Path, jobs: int = 1, devices: Sequence[str] 
         OSError: If a result cannot be written; those before it are there.
     """
     study = read_study(config)
-    if jobs < 1 or not devices:
-        msg = f"Expected at least one job and device, got {jobs} and {list(devices)}. Do correct --jobs or --devices."
+    jobs = len(devices) if jobs is None else jobs
+    if jobs < 1 or not devices or not all(one == "cpu" or one.isdecimal() for one in devices):
+        msg = (
+            f"Expected a job or more, and cpu or numbers of GPUs as devices, got {jobs} and {', '.join(devices)}. "
+            "Do correct --jobs or --devices."
+        )
         raise StudyError(msg)
     store = Store(output)
     rows = store.check(study)
     missing = missing_jobs(study.jobs, rows)
     if missing:
         check_jobs(missing)
-        with store.locked():
+        with store.locked(), _ended_in_order():
+            for job in missing:  # what a full disk kept out of the store
+                if (row := _kept_result(job, output)) is not None:
+                    store.append(study.name, row)
+            missing = missing_jobs(study.jobs, store.check(study))
             _run_all(study, missing, store, jobs, devices)
     _, rows = store.read()
     by_name = {(row["method"], row["data"], row["seed"]): row for row in rows}
     return [by_name[job.name] for job in study.jobs if job.name in by_name]
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let a study that is told to end stop its jobs first."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _kept_result(job: Job, output: Path) -> dict[str, Any] | None:
+    """The result of a job that ended, and whose line is missing in the store."""
+    target = output / "jobs" / job.folder / "result.json"
+    found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    return {**_about(job, target.parent, 0.0), "status": DONE, **found} if "scores" in found else None
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
@@ -73,6 +111,8 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         StudyError: If something is wrong with a job.
     """
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
     from anomalib_ckaad.study.run_job import parse  # noqa: PLC0415 - imports anomalib
 
     seen: set[str] = set()
@@ -81,6 +121,12 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         if kind in seen:
             continue
         seen.add(kind)
+        unknown = sorted(job.settings["trainer"].keys() - set(inspect.signature(Trainer.__init__).parameters))
+        if unknown:
+            msg = (
+                f"Expected arguments of Lightning's trainer for {job.method}, got {', '.join(unknown)}. Do correct it."
+            )
+            raise StudyError(msg)
         parser, found = parse(job)["data"]
         if job.data in seen:
             continue
@@ -167,18 +213,22 @@ def _with_device(job: Job, device: str) -> dict[str, Any]:
     return {**asdict(job), "settings": settings}
 
 
-def _result(one: _Running) -> dict[str, Any]:
-    one.log.close()
-    about = {
-        "method": one.job.method,
-        "data": one.job.data,
-        "seed": one.job.seed,
-        "fingerprint": one.job.fingerprint,
-        "settings": dict(one.job.settings),
-        "folder": str(one.folder.relative_to(one.folder.parents[1])),
-        "seconds": time.perf_counter() - one.begin,
+def _about(job: Job, folder: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "method": job.method,
+        "data": job.data,
+        "seed": job.seed,
+        "fingerprint": job.fingerprint,
+        "settings": dict(job.settings),
+        "folder": str(folder.relative_to(folder.parents[1])),
+        "seconds": seconds,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
+
+
+def _result(one: _Running) -> dict[str, Any]:
+    one.log.close()
+    about = _about(one.job, one.folder, time.perf_counter() - one.begin)
     target = one.folder / "result.json"
     if one.process.returncode == 0 and target.exists():
         return {**about, "status": DONE, **json.loads(target.read_text(encoding="utf-8"))}

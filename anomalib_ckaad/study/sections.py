@@ -36,5 +36,6 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
         | 1 | 2 |
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [columns, ["---"] * len(columns), *[[row.get(name, "") for name in columns] for row in rows]]
+    cells = [[row.get(name, "").replace("|", "\\|") for name in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join("|" + "|".join(cell if cell == "---" else f" {cell} " for cell in line) + "|" for line in lines)

@@ -13,6 +13,7 @@ from anomalib_ckaad.study.jobs import Job, Study, StudyError
 FILE_NAME = "study.jsonl"
 FORMAT = 1
 DONE, FAILED = "done", "failed"
+NAMES = ("method", "data", "seed")
 
 
 class Store:
@@ -47,7 +48,8 @@ class Store:
                 "Do give another --output."
             )
             raise StudyError(msg)
-        rows = {(row["method"], row["data"], row["seed"]): row for row in lines[1:] if isinstance(row, dict)}
+        whole = [row for row in lines[1:] if isinstance(row, dict) and row.keys() >= {*NAMES, "status", "fingerprint"}]
+        rows = {tuple(row[name] for name in NAMES): row for row in whole}
         return str(header["study"]), list(rows.values())
 
     def _whole_lines(self) -> list[Any]:
@@ -74,7 +76,8 @@ class Store:
         wanted = {job.name: job.fingerprint for job in study.jobs}
         for row in rows:
             key = (row["method"], row["data"], row["seed"])
-            if wanted.get(key, row["fingerprint"]) != row["fingerprint"]:
+            # What failed has no result that could be mixed with others: its config may be corrected.
+            if row["status"] == DONE and wanted.get(key, row["fingerprint"]) != row["fingerprint"]:
                 msg = (
                     f"Expected the settings that {row['method']} on {row['data']} was run with in {self.folder}, got "
                     "others, and one table of both would compare nothing. Do rename the method or data set, or give "
@@ -95,11 +98,13 @@ class Store:
         )
         # What was cut off in mid-line must not swallow the next one.
         mend = b"\n" if text and not text.endswith(b"\n") else b""
-        with self.path.open("ab") as file:
+        # No buffer: what is left in one would be written after all where the file is closed.
+        with self.path.open("ab", buffering=0) as file:
             before = file.tell()
+            rest = memoryview(mend + header + (json.dumps(row) + "\n").encode())
             try:
-                file.write(mend + header + (json.dumps(row) + "\n").encode())
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError as error:
                 os.truncate(self.path, before)

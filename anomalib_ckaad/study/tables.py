@@ -132,8 +132,7 @@ def difference_table(results: Results, data: str) -> Table | None:
 
 
 def ranks_of(results: Results, metric: str) -> Ranks | None:
-    """Ranks over data sets, seeds and types; methods that some block lacks are left out; None with one method."""
-    values: dict[str, list[float]] = {}
+    """Ranks over data sets, seeds and types; blocks that some method lacks are left out; None with one method."""
     wanted = [(data, kind) for data in results.data_sets for kind in (results.types(data) or [ALL_TYPES])]
     blocks = [
         (data, seed, kind)
@@ -145,23 +144,29 @@ def ranks_of(results: Results, metric: str) -> Ranks | None:
         for row in results.done
         for kind in row["scores"]
     }
-    # A type that known anomalies have used up in some seed is missing there for all methods.
-    blocks = [block for block in blocks if any((method, *block) in by_block for method in results.methods)]
-    for method in results.methods:
-        found = [by_block.get((method, *block), math.nan) for block in blocks]
-        if blocks and not any(map(math.isnan, found)):
-            values[method] = found
-    return rank_methods(values) if len(values) > 1 else None
+    # Only blocks of all methods: one that some job is missing in would rank the others better than they are.
+    blocks = [
+        block
+        for block in blocks
+        if not any(math.isnan(by_block.get((method, *block), math.nan)) for method in results.methods)
+    ]
+    values = {method: [by_block[method, *block] for block in blocks] for method in results.methods}
+    return rank_methods(values) if len(values) > 1 and blocks else None
 
 
 def rank_table(ranks: Ranks, metric: str) -> Table:
     """Mean ranks."""
     rows = [{"method": name, "mean rank": f"{rank:.2f}"} for name, rank in ranks.mean.items()]
     note = (
-        f"1 is the best, by {SHOWN.get(metric, metric)} over {ranks.blocks} blocks (data set, seed, type). Ranks less "
-        f"than {ranks.critical_difference:.2f} apart are not told apart (Nemenyi at 5 %; Friedman's p = "
-        f"{ranks.p_value:.2g}). Blocks of one data set depend on each other, so that the test is optimistic."
+        f"1 is the best, by {SHOWN.get(metric, metric)} over the {ranks.blocks} blocks (data set, seed, type) that all "
+        "methods have a result in."
     )
+    if not math.isnan(ranks.critical_difference):
+        note += f" Ranks less than {ranks.critical_difference:.2f} apart are not told apart (Nemenyi at 5 %)."
+    if not math.isnan(ranks.p_value):
+        note += (
+            f" Friedman's p = {ranks.p_value:.2g}. Blocks of one data set depend on each other, which is optimistic."
+        )
     return Table("Ranks", note, rows)
 
 

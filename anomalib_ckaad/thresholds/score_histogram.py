@@ -24,7 +24,7 @@ def bins_of(values: Tensor) -> Tensor:
         >>> bins_of(torch.tensor([1.0, 1.0001, 1.001])).diff().tolist()
         [0, 2]
     """
-    bits = values.float().view(torch.int32)
+    bits = (values.float() + 0.0).view(torch.int32)  # -0.0 and 0.0 are one number
     # Negative floats run the other way: all their bits but the sign are turned.
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (ordered >> DROPPED_BITS).long() + BINS // 2

@@ -47,6 +47,24 @@ def found_in(part: slice) -> list[float]:
     return [float(metric.compute()) for metric in made]
 
 
+def with_nothing(rank: int, folder: str) -> None:
+    """One process has all images, the other none."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    made: list[Any] = [getattr(metrics, name)() for name in STREAMING]
+    for metric in made:
+        if rank == 0:
+            metric.update(batch_of(slice(0, 20)))
+    torch.save([float(metric.compute()) for metric in made], Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_a_process_without_images(tmp_path: Path) -> None:
+    multiprocessing.spawn(with_nothing, (str(tmp_path),), nprocs=2)
+    expected = found_in(slice(0, 20))[len(RATES) : -2]
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(expected, abs=1e-7)
+
+
 def process(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.save(found_in(slice(0, 11) if rank == 0 else slice(11, 20)), Path(folder) / f"{rank}.pt")

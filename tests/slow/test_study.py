@@ -136,7 +136,10 @@ def test_a_failed_job_is_a_row_with_its_error_and_is_tried_again(
     assert "failed: Broken on textures, seed 0" in capsys.readouterr().out
 
 
-def test_an_interrupted_study_leaves_no_process_and_goes_on(study: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_study_leaves_no_process_and_goes_on(
+    number: signal.Signals, study: Path, tmp_path: Path
+) -> None:
     (tmp_path / "data").symlink_to(study / "data")
     config = config_of(tmp_path, PaDiM=PADIM)
     command = [sys.executable, "-m", "anomalib_ckaad.cli", "study", "--config", str(config)]
@@ -144,9 +147,10 @@ def test_an_interrupted_study_leaves_no_process_and_goes_on(study: Path, tmp_pat
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("out/jobs/*/log.txt")) and time.monotonic() < deadline:
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.wait(60)
     assert process.returncode != 0
+    time.sleep(5 if number == signal.SIGKILL else 0)  # jobs see that they are alone
     running = subprocess.run(["/bin/ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path / "out") not in running
     assert run(config, tmp_path / "out") == 0
