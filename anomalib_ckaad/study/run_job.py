@@ -209,11 +209,22 @@ def main(arguments: list[str]) -> None:
     try:
         result = run(Job(**given), target.parent)
     except Exception as error:  # whatever it is, it belongs into the study's results; the log has the traceback
-        cause = error.__cause__ if isinstance(error, ValueError) and "Given value" in str(error) else None
-        reason = _last_problem(str(error)) if cause is not None else " ".join(str(error).split())
+        reason = _reason(error)
         _write(target, {"error": f"{type(error).__name__}: {reason[:2000]}"})
         raise
     _write(target, result)
+
+
+def _reason(error: BaseException) -> str:
+    r"""What went wrong in one line; the project's own sentence where jsonargparse has wrapped it.
+
+    >>> _reason(ValueError("Does not validate\n  - Expected a None\n  - Expected a, got b. Do change it."))
+    'Expected a, got b. Do change it.'
+    """
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    own = [line for line in lines if line.startswith("Expected ") and " Do " in line]
+    words = " ".join(str(error).split())
+    return own[0] if own else _last_problem(words) if " Given value" in words else words
 
 
 def _end_with_parent(parent: int) -> None:
