@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from anomalib_ckaad import __version__
+from anomalib_ckaad.cli_values import counts, intensities, pair, tolerance
 from anomalib_ckaad.config_files import config_names, config_path, config_summary
 
 PROGRAM = "anomalib-ckaad"
@@ -153,54 +154,13 @@ def run_validate(arguments: argparse.Namespace) -> int:
     return run(arguments.ckpt, arguments.exported, arguments.data, arguments.tolerance, arguments.precision)
 
 
-def counts(text: str) -> list[int]:
-    """Numbers of known anomalies, separated by commas.
-
-    >>> counts("0,2,5")
-    [0, 2, 5]
-    """
-    return [int(word) for word in text.split(",")]
-
-
-def pair(text: str) -> tuple[float, float]:
-    """Two numbers, separated by a comma.
-
-    >>> pair("100,4000")
-    (100.0, 4000.0)
-    """
-    low, high = text.split(",")
-    return float(low), float(high)
-
-
-def intensities(text: str) -> str | tuple[float, float]:
-    """``dataset``, ``image``, or low and high.
-
-    >>> intensities("image"), intensities("-100,400")
-    ('image', (-100.0, 400.0))
-    """
-    return text if text in {"dataset", "image"} else pair(text)
-
-
-def tolerance(text: str) -> float:
-    """A number of at least 0.
-
-    >>> tolerance("1e-3")
-    0.001
-    """
-    number = float(text)
-    if not number >= 0:  # nor NaN, which every difference would exceed
-        msg = f"{text!r} is not a number of at least 0"
-        raise argparse.ArgumentTypeError(msg)
-    return number
-
-
 def build_parser() -> Parser:
     """Return the parser of all commands; each sets ``run`` to the function that carries it out."""
     parser = Parser(prog=PROGRAM, description="What anomalib's own command line has no word for.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
 
-    config = commands.add_parser("config", help="the set-ups of the paper as YAML for `anomalib train --config`")
+    config = commands.add_parser("config", help="set-ups of the paper and others, as YAML for anomalib's --config")
     actions = config.add_subparsers(title="actions", dest="action", required=True)
     add_config_action(actions, "list", list_configs, "list the configs", named=False)
     add_config_action(actions, "show", show_config, "print a config")

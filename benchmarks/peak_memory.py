@@ -3,16 +3,17 @@
     python benchmarks/peak_memory.py MODEL.pt|MODEL.xml [--batch 1] [--image-size 256] [--threads 2]
 
 A `.pt` file holds a whole module and is a pickle: give it files of your own only. An `.xml` file is read by OpenVINO,
-without torch. Needs Linux, which keeps a process's own peak; elsewhere the figure may be that of its parent.
+without torch. Needs Linux, as ``peak_memory`` says.
 """
 
 import argparse
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from anomalib_ckaad.study.memory import peak_memory
 
 
 def load(path: Path, threads: int) -> Callable[[np.ndarray], object]:
@@ -32,15 +33,6 @@ def load(path: Path, threads: int) -> Callable[[np.ndarray], object]:
             return model(torch.from_numpy(images))
 
     return score
-
-
-def peak_memory() -> float:
-    """Peak memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage reports the parent's peak where that was higher
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return float(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ class KnownAnomalies(AnomalibDataModule):
         self.group_of = None if groups is None else make_grouping(groups)
         self.types = types if types is None or isinstance(types, int) else tuple(types)
         self.pin_memory = pin_memory
-        self.known_types: dict[str, int] = {}
+        self.known_types: dict[str, int] = {}  # the drawn ones, unless these are dropped
         self.drawn_types: dict[str, int] = {}
 
     @property
@@ -151,7 +151,7 @@ class KnownAnomalies(AnomalibDataModule):
         if self.reserve is not None:
             known = known.sample(frac=1, random_state=self.draw_seed).iloc[: self.count]
         self.known_data = copy.deepcopy(self.train_data)
-        self.drawn_types = dict(Counter(known["type"]))  # dropped ones as well
+        self.drawn_types = dict(Counter(known["type"]))
         self.known_types = self.drawn_types if self.use == "train" else {}
         if self.known_types:
             self.known_data.samples = self._as_samples(known)

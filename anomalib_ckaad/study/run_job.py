@@ -8,12 +8,12 @@ import inspect
 import json
 import os
 import platform
-import resource
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from anomalib_ckaad.data.known_selection import types_of
 from anomalib_ckaad.plugin import register
 from anomalib_ckaad.study.collect import Collector
 from anomalib_ckaad.study.jobs import Job, StudyError
+from anomalib_ckaad.study.memory import peak_memory
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 SCORES = "scores.npz"
@@ -100,8 +101,7 @@ def build(job: Job) -> tuple[AnomalibModule, AnomalibDataModule]:
 
 def _arguments_of(class_path: str) -> set[str]:
     module, _, name = class_path.rpartition(".")
-    made = getattr(__import__(module, fromlist=[name]), name)
-    return set(inspect.signature(made).parameters)
+    return set(inspect.signature(getattr(import_module(module), name)).parameters)
 
 
 def run(job: Job, output: Path) -> dict[str, Any]:
@@ -189,15 +189,6 @@ def _save_scores(path: Path, collector: Collector, samples: Any, threshold: floa
         **curves,
     )
     temporary.replace(path)
-
-
-def peak_memory() -> float:
-    """Peak memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage reports the parent's peak where that was higher
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return float(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(arguments: list[str]) -> None:

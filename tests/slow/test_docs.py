@@ -17,6 +17,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+def run_here(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a folder, with the commands of this environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def shell(commands: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run lines for a shell in a folder; the first that fails ends them."""
+    return run_here(["/bin/bash", "-ec", commands], folder)
+
+
 def test_known_anomalies_from_start_to_finish(tmp_path: Path) -> None:
     text = (DOCS / "known_anomalies.md").read_text(encoding="utf-8")
     (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
@@ -26,19 +38,11 @@ def test_known_anomalies_from_start_to_finish(tmp_path: Path) -> None:
     folders = {"good": 12, "known/scratch": 3, "test_good": 3, "test_bad/scratch": 3, "test_bad/dent": 3}
     for folder, count in folders.items():
         write_images(tmp_path / "line" / folder, count, size=96, seed=len(folder))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     outputs = []
     for command in commands:
         if "warm_start" in command:
             write_images(tmp_path / "line" / "known" / "dent", 2, size=96, seed=99)
-        done = subprocess.run(
-            ["/bin/bash", "-c", command],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = shell(command, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         outputs.append(re.sub(r"\s+", " ", done.stdout + done.stderr))
     assert "3 known anomalies (3 scratch)" in outputs[0]
@@ -57,13 +61,10 @@ def test_thresholds(tmp_path: Path) -> None:
     assert [kind for kind, _ in blocks] == ["bash", "bash", "python"]
     for folder, count in {"good": 24, "test_good": 4, "test_bad": 4}.items():
         write_images(tmp_path / "line" / folder, count, size=96, seed=len(folder))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     outputs = []
     for kind, block in blocks:
         command = ["/bin/bash", "-c", block] if kind == "bash" else [sys.executable, "-c", block]
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-        )
+        done = run_here(command, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         outputs.append(re.sub(r"\s+", " ", done.stdout + done.stderr))
     assert "Expected at least 19 normal validation images for image_false_positive_rate 0.05, got 12." in outputs[0]
@@ -83,15 +84,7 @@ def test_studies(tmp_path: Path) -> None:
     command, benchmark = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     assert benchmark.startswith("anomalib benchmark --config")  # downloads: tests/slow/test_benchmark.py runs it
     (tmp_path / "study.yaml").write_text(config.replace("seeds: 3", "seeds: [0]"))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["/bin/bash", "-ec", command],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = shell(command, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 jobs are done" in done.stdout
     report = (tmp_path / "results" / "study" / "study" / "report.md").read_text(encoding="utf-8")
