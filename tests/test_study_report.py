@@ -11,7 +11,7 @@ from PIL import Image
 from anomalib_ckaad import cli
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.gallery import make_cards
-from anomalib_ckaad.study.jobs import Job, StudyError
+from anomalib_ckaad.study.jobs import Job, Study, StudyError
 from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
 from anomalib_ckaad.study.store import Store
 from anomalib_ckaad.study.tables import all_tables, difference_table, main_table, ranks_of, type_table
@@ -79,7 +79,7 @@ def test_means_and_spreads(study: Path) -> None:
     assert [row["method"] for row in rows] == ["fine", "poor"]
     assert rows[0]["image AUROC"] == "91.0 ± 1.4"
     assert rows[1]["AUPRO"] == "30.5 ± 0.7"
-    assert (rows[0]["seeds"], rows[0]["known"], rows[0]["training, s"]) == ("2", "4 ± 0", "2 ± 0")
+    assert (rows[0]["seeds"], rows[0]["known (given)"], rows[0]["training, s"]) == ("2", "4 ± 0", "2 ± 0")
 
 
 def test_seen_and_unseen_types_apart(study: Path) -> None:
@@ -111,6 +111,17 @@ def test_failures_come_first(study: Path) -> None:
     results = Results.read(study)
     first = all_tables(results, "image_AUROC", None)[0]
     assert first.rows == [{"method": "broken", "data": "tile", "seed": "0", "error": "ValueError: it broke"}]
+
+
+def test_jobs_that_were_not_run_are_named(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    results = Results.read(tmp_path)
+    assert not results.missing
+    planned = tuple(Job(row["method"], row["data"], row["seed"], {}) for row in [*results.done, *results.failed])
+    Store(tmp_path).plan(Study("mine", (*planned, Job("late", "tile", 7, {}))))
+    (table, *_) = all_tables(Results.read(tmp_path), "image_AUROC", None)
+    assert table.rows[-1] == {"method": "late", "data": "tile", "seed": "7", "error": "not run"}
+    assert table.note.startswith(f"{len(results.done)} of {len(planned) + 1} jobs are done.")
 
 
 def test_methods_tested_on_other_images_are_not_compared(study: Path, tmp_path: Path) -> None:

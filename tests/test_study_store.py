@@ -54,6 +54,18 @@ def test_a_store_whose_first_line_was_cut_off_begins_anew(tmp_path: Path) -> Non
     assert len(store.check(STUDY)) == 1
 
 
+def test_the_plan_of_the_last_start_counts(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.planned() == []
+    store.plan(STUDY)
+    store.plan(STUDY)
+    assert len(store.path.read_text().splitlines()) == 2  # the study's name, and one plan
+    store.append("mine", row_of(JOBS[0]))
+    store.plan(Study("mine", JOBS[:3]))
+    assert store.planned() == [job.name for job in JOBS[:3]]
+    assert len(store.check(STUDY)) == 1
+
+
 def test_two_studies_on_one_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.append("other", row_of(JOBS[0]))

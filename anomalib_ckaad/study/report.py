@@ -79,6 +79,7 @@ def _page(results: Results, tables: list[Table], plots: list[tuple[str, bytes]])
         name=results.name,
         done=len(results.done),
         failed=len(results.failed),
+        missing=len(results.missing),
         tables=tabular,
         plots=[
             {"caption": caption, "url": "data:image/png;base64," + base64.b64encode(png).decode()}

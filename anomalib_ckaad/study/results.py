@@ -13,7 +13,7 @@ from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.jobs import StudyError
 from anomalib_ckaad.study.run_job import SCORES
 from anomalib_ckaad.study.statistics import Paired
-from anomalib_ckaad.study.store import DONE, Store
+from anomalib_ckaad.study.store import DONE, NAMES, Store
 
 SEEN, UNSEEN = "mean of seen types", "mean of unseen types"
 
@@ -27,12 +27,14 @@ class Results:
         folder: Of the study.
         done: Rows of jobs that are done.
         failed: Rows of those that failed.
+        missing: Method, data set and seed of those that have not been run.
     """
 
     name: str
     folder: Path
     done: Sequence[Mapping[str, Any]]
     failed: Sequence[Mapping[str, Any]]
+    missing: Sequence[tuple[str, str, int]] = ()
     _loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -42,13 +44,16 @@ class Results:
         Raises:
             StudyError: If there is no study, or none of its jobs is done.
         """
-        name, rows = Store(folder).read()
+        store = Store(folder)
+        name, rows = store.read()
         done = [row for row in rows if row["status"] == DONE]
         if name is None or not done:
             got = "none" if name is None else f"{len(rows)} that failed"
             msg = f"Expected the results of a study in {str(folder)!r}, got {got}. Do run `anomalib-ckaad study`."
             raise StudyError(msg)
-        return cls(name, folder, done, [row for row in rows if row["status"] != DONE])
+        there = {tuple(row[key] for key in NAMES) for row in rows}
+        missing = [job for job in store.planned() if job not in there]
+        return cls(name, folder, done, [row for row in rows if row["status"] != DONE], missing)
 
     @cached_property
     def data_sets(self) -> list[str]:

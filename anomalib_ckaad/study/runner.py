@@ -68,9 +68,10 @@ def run_study(
     store = Store(output)
     rows = store.check(study)
     missing = missing_jobs(study.jobs, rows)
-    if missing:
+    if missing or store.planned() != [job.name for job in study.jobs]:
         check_jobs(missing)
         with store.locked(), _ended_in_order():
+            store.plan(study)
             for job in missing:  # what a full disk kept out of the store
                 if (row := _kept_result(job, output)) is not None:
                     store.append(study.name, row)

@@ -19,8 +19,8 @@ NAMES = ("method", "data", "seed")
 class Store:
     """The results of one study in a folder.
 
-    The first line names the study, every other one is the result of a job; of several lines of one job the last counts.
-    A line that was cut off, as by a power failure, is left out, and its job counts as not done.
+    The first line names the study; others are the result of a job, the last one of a job counting, or the study's plan,
+    the names of all its jobs. A line that was cut off, as by a power failure, is left out, and its job counts as not done.
 
     Args:
         folder: The study's folder.
@@ -51,6 +51,22 @@ class Store:
         whole = [row for row in lines[1:] if isinstance(row, dict) and row.keys() >= {*NAMES, "status", "fingerprint"}]
         rows = {tuple(row[name] for name in NAMES): row for row in whole}
         return str(header["study"]), list(rows.values())
+
+    def planned(self) -> list[tuple[str, str, int]]:
+        """Names of all jobs of the study as it was last started."""
+        lines = self._whole_lines() if self.path.exists() else []
+        plans = [line["plan"] for line in lines if isinstance(line, dict) and "plan" in line]
+        return [(method, data, seed) for method, data, seed in plans[-1]] if plans else []
+
+    def plan(self, study: Study) -> None:
+        """Note the names of all jobs, so that a report can tell which are missing.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        names = [job.name for job in study.jobs]
+        if self.planned() != names:
+            self.append(study.name, {"plan": names})
 
     def _whole_lines(self) -> list[Any]:
         found = []

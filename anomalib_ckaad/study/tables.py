@@ -63,7 +63,7 @@ def main_table(results: Results, data: str) -> Table:
             continue
         row = {"method": method, "seeds": str(len(runs))}
         row |= {heading: percent(results.values(data, method, name)) for name, heading in shown.items()}
-        row["known"] = (
+        row["known (given)"] = (
             spread([float(sum(run["known"].values())) for run in runs], 0) if any(run["known"] for run in runs) else "0"
         )
         row["training, s"] = spread([run["seconds_fit"] for run in runs], 0)
@@ -170,8 +170,8 @@ def rank_table(ranks: Ranks, metric: str) -> Table:
     return Table("Ranks", note, rows)
 
 
-def failure_table(results: Results) -> Table | None:
-    """Jobs that failed; None if there are none."""
+def unfinished_table(results: Results) -> Table | None:
+    """Jobs that failed or were not run; None if there are none."""
     rows = [
         {
             "method": row["method"],
@@ -181,12 +181,18 @@ def failure_table(results: Results) -> Table | None:
         }
         for row in results.failed
     ]
-    return Table("Jobs that failed", "Run the study again to try them once more.", rows) if rows else None
+    rows += [
+        {"method": method, "data": data, "seed": str(seed), "error": "not run"}
+        for method, data, seed in results.missing
+    ]
+    total = len(results.done) + len(rows)
+    note = f"{len(results.done)} of {total} jobs are done. Run the study again for the others."
+    return Table("Jobs without a result", note, rows) if rows else None
 
 
 def all_tables(results: Results, metric: str, ranks: Ranks | None) -> list[Table]:
     """The tables of a report, in their order."""
-    tables: list[Table | None] = [failure_table(results)]
+    tables: list[Table | None] = [unfinished_table(results)]
     if ranks is not None:
         tables.append(rank_table(ranks, metric))
     for data in results.data_sets:
