@@ -100,9 +100,13 @@ def anomaly_map(
         >>> anomaly_map([f, f], [f, -f], size=(32, 32)).mean()
         tensor(2.)
     """
+    return join_stages([stage_map(f, g) for f, g in zip(features, reconstructions, strict=True)], size, sigma)
+
+
+def join_stages(stage_maps: Sequence[Tensor], size: tuple[int, int], sigma: float = BLUR_SIGMA) -> Tensor:
+    """Maps of the stages, one tensor (N, 1, H_k, W_k) each, at the image's size, summed and blurred: (N, 1, H, W)."""
     maps = []
-    for f, g in zip(features, reconstructions, strict=True):
-        small = stage_map(f, g)
+    for small in stage_maps:
         rows, columns = (
             upsampling_matrix(positions, pixels, sigma, small)
             for positions, pixels in zip(small.shape[-2:], size, strict=True)

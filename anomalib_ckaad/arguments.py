@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from anomalib_ckaad.objectives import STRATEGIES
+from anomalib_ckaad.presets import PRESETS
 from anomalib_ckaad.reconstructor import NormName
 
 
@@ -23,8 +24,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "margin": (lambda v: _is_number(v) and v > 0, "a number above 0"),
     "balance": (lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]"),
     "subtraction_weight": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
-    "learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
-    "discriminator_learning_rate": (lambda v: _is_number(v) and v > 0, "a number above 0"),
+    "preset": (lambda v: v is None or v in PRESETS, f"one of {', '.join(PRESETS)}, or None"),
+    "learning_rate": (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0"),
+    "discriminator_learning_rate": (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0"),
     "score_top_k": (lambda v: v is None or _is_count(v), "a number of pixels of at least 1, or None"),
     "image_size": (
         lambda v: len(v) == len(("height", "width")) and all(map(_is_count, v)),

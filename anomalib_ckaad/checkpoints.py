@@ -20,6 +20,8 @@ from anomalib_ckaad.thresholds.post_processor import post_processor_of
 logger = logging.getLogger(__name__)
 
 OWN_PARTS = ("model.", "discriminator.")
+MEASURED = "model.calibration."
+"""What is measured at the end of a training: as large as its maps were, and nothing for another one to begin with."""
 # The tensors must fit these arguments; those that follow change scores without any tensor noticing.
 SHAPING = ("backbone", "layers", "norm", "strategy")
 SCORING = ("score_top_k", "output_relu", "image_size")
@@ -252,8 +254,10 @@ def _state(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 
 def _own_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out pre- and post-processor and evaluator, which are not part of the architecture."""
-    return {name: value for name, value in state.items() if name.startswith(OWN_PARTS)}
+    """Leave out pre- and post-processor, evaluator and what was measured, which are not part of the architecture."""
+    return {
+        name: value for name, value in state.items() if name.startswith(OWN_PARTS) and not name.startswith(MEASURED)
+    }
 
 
 def _differences(

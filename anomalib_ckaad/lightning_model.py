@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from anomalib_ckaad.arguments import check_arguments
+from anomalib_ckaad.calibration import ResidualMoments
 from anomalib_ckaad.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
 from anomalib_ckaad.data.images import (
     NameUnreadableImages,
@@ -26,6 +27,7 @@ from anomalib_ckaad.data.images import (
     warn_of_sizes,
     warn_of_turned,
 )
+from anomalib_ckaad.data.normal_batches import may_be_last_epoch, normal_batches
 from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
@@ -43,9 +45,11 @@ from anomalib_ckaad.preprocessing import (
     find_normalize,
     in_unit_range,
     make_pre_processor,
+    prepare,
     resize_exactly,
     warn_of_other_normalization,
 )
+from anomalib_ckaad.presets import PRESETS, PresetName, preset_of
 from anomalib_ckaad.random_state import get_random_state, set_random_state
 from anomalib_ckaad.reconstructor import NormName
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies, normal_then_anomalous
@@ -90,8 +94,12 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         margin: m of equations (8) and (11).
         balance: gamma of equations (8) and (11), in [0, 1].
         subtraction_weight: beta of equation (4), for ``recon_sub``.
-        learning_rate: Adam's, of the auto-encoder. Default: the paper's for industrial images; medical ones 1e-3.
-        discriminator_learning_rate: Adam's, of the discriminator. Default: the paper's.
+        preset: ``paper`` or ``measured``: where the next three come from unless they are given. Default None: ``paper``
+            for ResNets, ``measured`` for all others.
+        learning_rate: Adam's, of the auto-encoder: 5e-3 in the paper for industrial images, 1e-3 measured.
+        discriminator_learning_rate: Adam's, of the discriminator: 1e-4 in the paper, 1e-3 measured.
+        calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
+            True measured. See ``ResidualCalibration``.
         score_top_k: The image score is the mean of so many largest pixels of the map, None of all.
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
         synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``. Not kept in
@@ -138,8 +146,10 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         margin: float = 5.0,
         balance: float = 0.5,
         subtraction_weight: float = 0.1,
-        learning_rate: float = 5e-3,
-        discriminator_learning_rate: float = 1e-4,
+        preset: PresetName | None = None,
+        learning_rate: float | None = None,
+        discriminator_learning_rate: float | None = None,
+        calibrate: bool | None = None,  # noqa: FBT001
         score_top_k: int | None = 100,
         output_relu: bool | None = None,  # noqa: FBT001
         synthesis: AnomalyMaker | None = None,
@@ -166,6 +176,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             margin=margin,
             balance=balance,
             subtraction_weight=subtraction_weight,
+            preset=preset,
             learning_rate=learning_rate,
             discriminator_learning_rate=discriminator_learning_rate,
             score_top_k=score_top_k,
@@ -192,8 +203,11 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         self.weights = weights
         self.warm_start = warm_start
         self.objective = Objective(STRATEGIES[strategy], adversarial_weight, margin, balance, subtraction_weight)
-        self.learning_rate = learning_rate
-        self.discriminator_learning_rate = discriminator_learning_rate
+        usual = PRESETS[preset or preset_of(backbone)]
+        self.learning_rate = learning_rate or usual.learning_rate
+        self.discriminator_learning_rate = discriminator_learning_rate or usual.discriminator_learning_rate
+        self.calibrate = usual.calibrate if calibrate is None else calibrate
+        self._calibrated_at = -1
         self.max_epochs = max_epochs
         self.feature_cache = FeatureCache(feature_cache * 2**30)
         self.seed = seed
@@ -257,6 +271,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         source = "made of normal ones" if self._may_synthesize else "none made"
         logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
         self.feature_cache.clear()
+        self.model.calibration.clear()
         if not self._has_weights:
             if self._warm_state is not None:
                 self.load_state_dict(self._warm_state, strict=False)
@@ -270,8 +285,31 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         elif self.seed is not None:
             pl.seed_everything(self.seed, workers=True, verbose=False)
 
+    def on_validation_start(self) -> None:
+        """Calibrate before thresholds are set of scores, where this may be the model that is kept."""
+        if self.trainer.state.fn == "fit" and may_be_last_epoch(self.trainer):
+            self._calibrate()
+
+    def _calibrate(self) -> None:
+        """Measure the residuals of the normal training images, once for these weights."""
+        if not self.calibrate or self._calibrated_at == self.trainer.global_step:
+            return
+        self._calibrated_at = self.trainer.global_step
+        moments = ResidualMoments()
+        with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            for batch in normal_batches(self.trainer):
+                images, labels = self._images_and_labels(batch)
+                images = prepare(self.pre_processor, images)
+                features = self._features(images, _paths(batch), "train_data")
+                reconstructions = self.model.auto_encoder(features)
+                moments.add([f[~labels] for f in features], [g[~labels] for g in reconstructions])
+        moments.reduce()
+        self.model.calibration.set(moments)
+
     def on_train_epoch_end(self) -> None:
         """Stop before a checkpoint is written of weights that give no finite error on held-out images."""
+        if may_be_last_epoch(self.trainer):
+            self._calibrate()  # where nothing was validated
         error = self.trainer.callback_metrics.get("val_reconstruction")
         if error is not None and not bool(torch.isfinite(error)):
             msg = (

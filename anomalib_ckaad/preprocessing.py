@@ -31,6 +31,12 @@ def resize_exactly(pre_processor: nn.Module | None) -> None:
         pre_processor.export_transform = exact_resizes(pre_processor.transform, pre_processor.export_transform)
 
 
+def prepare(pre_processor: nn.Module | None, images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) as training gets them: through the pre-processor's transform where there is one."""
+    transform = getattr(pre_processor, "transform", None)
+    return images if transform is None else transform(images)
+
+
 def _walk(transform: nn.Module | None) -> Iterator[nn.Module]:
     if isinstance(transform, Compose):
         for child in transform.transforms:

@@ -8,8 +8,9 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
-from anomalib_ckaad.anomaly_map import anomaly_map, check_top_k, image_score
+from anomalib_ckaad.anomaly_map import check_top_k, image_score, join_stages
 from anomalib_ckaad.backbone import FrozenBackbone, describe
+from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.reconstructor import FeatureAutoEncoder, NormName
 
 
@@ -43,6 +44,7 @@ class CkaadModel(nn.Module):
         output_relu = self.backbone.is_never_negative() if output_relu is None else output_relu
         architecture = replace(architecture, output_relu=output_relu)
         self.auto_encoder = FeatureAutoEncoder(architecture, norm)
+        self.calibration = ResidualCalibration(len(architecture.channels))
         self.score_top_k = score_top_k
 
     @property
@@ -97,7 +99,8 @@ class CkaadModel(nn.Module):
         if torch.is_autocast_enabled(device):  # entered only where needed: an exporter would record the context
             with torch.autocast(device, enabled=False):
                 return self.score(features, reconstructions, size)
-        scores = anomaly_map(features, reconstructions, size)
+        maps = [self.calibration(k, f, g) for k, (f, g) in enumerate(zip(features, reconstructions, strict=True))]
+        scores = join_stages(maps, size)
         return InferenceBatch(anomaly_map=scores, pred_score=image_score(scores, self.score_top_k))
 
     def forward(self, images: Tensor) -> InferenceBatch:

@@ -1,0 +1,188 @@
+"""The calibrated anomaly map: residuals measured against what the auto-encoder usually misses at their position.
+
+The paper's map of a stage, 1 - cosine(f, g), is half the squared length of the residual u = f / |f| - g / |g|: every
+direction and every position counts alike. But an auto-encoder misses some directions in every normal image, and misses
+more at an edge than on a plain. With M_p the second moment of u at position p over normal training images, the
+calibrated map is the Mahalanobis length sqrt(u' M_p^-1 u). With M_p = 1 for all p it ranks as the paper's does.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from anomalib_ckaad.anomaly_map import stage_map
+
+LARGEST = 2**22
+"""Numbers that a stage's whitening may have (16 MiB). Where all channels take more, fewer are kept."""
+FLOOR = 0.01
+"""Share of the mean variance added to every direction: some hold nothing but rounding."""
+
+
+def unit_residual(features: Tensor, reconstruction: Tensor) -> Tensor:
+    """Difference of both at unit length over the channels.
+
+    Args:
+        features: (N, C, H, W).
+        reconstruction: (N, C, H, W).
+
+    Returns:
+        (N, C, H, W) in float32 or more, each position's length in [0, 2].
+
+    Example:
+        >>> f, g = torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2)
+        >>> torch.allclose(unit_residual(f, g).square().sum(dim=1, keepdim=True) / 2, stage_map(f, g))
+        True
+    """
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return functional.normalize(features.to(dtype), dim=1) - functional.normalize(reconstruction.to(dtype), dim=1)
+
+
+def whitening_of(moments: Tensor, images: int) -> Tensor:
+    """Matrices W with W'W = M^-1 of second moments M that few images were seen for.
+
+    Each position's moments are shrunk to the mean of all positions, which counts as many images as there are channels:
+    the weakest prior that is proper. So a hundred images do with a hundred channels, and many leave it behind.
+
+    Args:
+        moments: Mean outer product of residuals (H, W, d, d).
+        images: Number of images that they are the mean of.
+
+    Returns:
+        Lower triangular (H, W, d, d).
+
+    Example:
+        >>> moments = torch.diag(torch.tensor([4.0, 1.0])).expand(1, 1, 2, 2)
+        >>> (whitening_of(moments, images=10**6)[0, 0] * 10).round()
+        tensor([[ 5.,  0.],
+                [ 0., 10.]])
+    """
+    channels = moments.shape[-1]
+    shared = moments.mean(dim=(0, 1))
+    share = channels / (channels + images)
+    variance = (shared.diagonal().mean() * FLOOR).clamp(min=torch.finfo(moments.dtype).tiny ** 0.5)
+    identity = torch.eye(channels, dtype=moments.dtype, device=moments.device)
+    shrunk = (1 - share) * moments + share * shared + variance * identity
+    factor: Tensor = torch.linalg.cholesky(shrunk)
+    whitening: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(shrunk), upper=False)
+    return whitening
+
+
+def make_projection(channels: int, positions: int) -> Tensor | None:
+    """Orthonormal rows (d, C) that a stage's residuals are projected to, drawn the same every time; None for all.
+
+    Example:
+        >>> make_projection(channels=40, positions=28 * 28), make_projection(channels=512, positions=64 * 64).shape
+        (None, torch.Size([32, 512]))
+    """
+    kept = math.isqrt(LARGEST // positions)
+    if kept >= channels:
+        return None
+    drawn = torch.randn(channels, kept, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows: Tensor = torch.linalg.qr(drawn).Q.mT.contiguous()
+    return rows
+
+
+class ResidualMoments:
+    """Sums of outer products of residuals, by stage and position.
+
+    Several processes share the images out among them and add their sums up.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.sums: list[Tensor] = []
+        self.projections: list[Tensor | None] = []
+
+    def add(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> None:
+        """Count normal images: their features, one tensor (N, C_k, H_k, W_k) a stage, and their reconstructions."""
+        self.images += len(features[0])
+        for stage, (f, g) in enumerate(zip(features, reconstructions, strict=True)):
+            residual = unit_residual(f, g)
+            if len(self.sums) == stage:
+                height, width = residual.shape[-2:]
+                projection = make_projection(residual.shape[1], height * width)
+                self.projections.append(None if projection is None else projection.to(residual))
+                side = residual.shape[1] if projection is None else len(projection)
+                self.sums.append(residual.new_zeros(height, width, side, side))
+            at_positions = _project(residual, self.projections[stage]).permute(2, 3, 1, 0)
+            self.sums[stage] += at_positions @ at_positions.mT
+
+    def reduce(self) -> None:
+        """Add up the sums of all processes, if there are several."""
+        if distributed.is_available() and distributed.is_initialized() and self.sums:
+            images = torch.tensor(self.images, device=self.sums[0].device)
+            for one in (images, *self.sums):
+                distributed.all_reduce(one)
+            self.images = int(images)
+
+
+def _project(residual: Tensor, projection: Tensor | None) -> Tensor:
+    return residual if projection is None else functional.conv2d(residual, projection[:, :, None, None])
+
+
+class ResidualCalibration(nn.Module):
+    """Anomaly map of each stage: calibrated once moments are set, the paper's before.
+
+    Belongs to the checkpoint and to exported graphs. Maps of another size than it was calibrated for take the matrices
+    of the nearest positions.
+
+    Args:
+        stages: Number of stages.
+    """
+
+    def __init__(self, stages: int) -> None:
+        super().__init__()
+        self.stages = stages
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all moments."""
+        for stage in range(self.stages):
+            self.register_buffer(f"whitening_{stage}", torch.zeros(0, 0, 0, 0))
+            self.register_buffer(f"projection_{stage}", torch.zeros(0, 0))
+
+    @property
+    def is_set(self) -> bool:
+        """Whether moments are set."""
+        return self.get_buffer("whitening_0").numel() > 0
+
+    def set(self, moments: ResidualMoments) -> None:
+        """Calibrate by moments of normal images; those that are not finite are not taken."""
+        if not all(bool(torch.isfinite(one).all()) for one in moments.sums):
+            return
+        for stage, (summed, projection) in enumerate(zip(moments.sums, moments.projections, strict=True)):
+            mean = (summed / max(1, moments.images)).double()
+            self.register_buffer(f"whitening_{stage}", whitening_of(mean, moments.images).to(summed.dtype))
+            self.register_buffer(f"projection_{stage}", summed.new_zeros(0, 0) if projection is None else projection)
+
+    def forward(self, stage: int, features: Tensor, reconstruction: Tensor) -> Tensor:
+        """Map of a stage (N, 1, H, W) of its features and their reconstruction (N, C, H, W)."""
+        whitening = self.get_buffer(f"whitening_{stage}")
+        if not whitening.numel():
+            return stage_map(features, reconstruction)
+        projection = self.get_buffer(f"projection_{stage}")
+        residual = _project(unit_residual(features, reconstruction), projection if projection.numel() else None)
+        whitening = _at_size(whitening, residual.shape[-2], residual.shape[-1]).to(residual)
+        whitened = residual.permute(2, 3, 0, 1) @ whitening.mT
+        return whitened.square().sum(dim=-1).sqrt().permute(2, 0, 1).unsqueeze(1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
+        """Take on the sizes that a checkpoint has; one without moments, as older ones are, leaves none."""
+        for name, own in list(self.named_buffers(recurse=False)):
+            theirs = state_dict.setdefault(prefix + name, own.new_zeros([0] * own.ndim))
+            self.register_buffer(name, torch.zeros_like(theirs, device=own.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _at_size(whitening: Tensor, height: Any, width: Any) -> Tensor:  # noqa: ANN401 - numbers or symbols
+    """Matrices (H, W, d, d) for maps of a size, which is symbolic while a graph for any size is made."""
+    for dimension, size in enumerate((height, width)):
+        own = whitening.shape[dimension]
+        if not isinstance(size, int) or size != own:
+            nearest = torch.arange(size, device=whitening.device) * own // size
+            whitening = whitening.index_select(dimension, nearest)
+    return whitening

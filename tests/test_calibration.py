@@ -1,0 +1,233 @@
+"""The calibrated map is the Mahalanobis length of residuals, is in the checkpoint, and leaves training as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.engine import Engine
+from lightning.pytorch.callbacks import EarlyStopping
+
+from anomalib_ckaad import calibration
+from anomalib_ckaad.anomaly_map import stage_map
+from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments, unit_residual, whitening_of
+from anomalib_ckaad.lightning_model import Ckaad
+from tests.conftest import make_folder_data
+
+SHAPE = (400, 6, 3, 5)
+
+
+def pair(
+    count: int, *shape: int, seed: int = 0, scale: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features, and what an auto-encoder might make of them."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.rand(count, *shape, generator=generator, dtype=torch.float64)
+    noise = 0.1 * torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+    return features, features + noise * (1 if scale is None else scale)
+
+
+def calibrated(*stages: tuple[torch.Tensor, torch.Tensor]) -> ResidualCalibration:
+    moments = ResidualMoments()
+    half = len(stages[0][0]) // 2
+    for part in (slice(0, half), slice(half, None)):
+        moments.add([f[part] for f, _ in stages], [g[part] for _, g in stages])
+    found = ResidualCalibration(len(stages))
+    found.set(moments)
+    return found
+
+
+def test_whitening_inverts_moments_of_many_images() -> None:
+    f, g = pair(*SHAPE)
+    residual = unit_residual(f, g)
+    moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / len(f)
+    whitening = whitening_of(moments, images=10**9)
+    floor = calibration.FLOOR * moments.mean(dim=(0, 1)).diagonal().mean() * torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(whitening.mT @ whitening, torch.linalg.inv(moments + floor))
+
+
+def test_few_images_share_their_positions() -> None:
+    f, g = pair(*SHAPE)
+    residual = unit_residual(f, g)
+    moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / len(f)
+    spread = [whitening_of(moments, images).std(dim=(0, 1)).mean() for images in (0, 6, 10**6)]
+    assert spread[0] == pytest.approx(0, abs=1e-9)
+    assert spread[0] < spread[1] < spread[2]
+
+
+def test_map_is_the_mahalanobis_length_at_every_position() -> None:
+    f, g = pair(*SHAPE)
+    found = calibrated((f, g))
+    residual = unit_residual(f, g)
+    moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / len(f)
+    share = 6 / (6 + len(f))
+    shared = moments.mean(dim=(0, 1))
+    moments = (1 - share) * moments + share * shared + calibration.FLOOR * shared.diagonal().mean() * torch.eye(6)
+    expected = torch.einsum("nchw,hwcd,ndhw->nhw", residual, torch.linalg.inv(moments), residual).sqrt()
+    torch.testing.assert_close(found(0, f, g)[:, 0], expected)
+
+
+def test_without_moments_it_is_the_papers_map() -> None:
+    f, g = pair(*SHAPE)
+    found = ResidualCalibration(1)
+    assert not found.is_set
+    torch.testing.assert_close(found(0, f, g), stage_map(f, g))
+
+
+def test_moments_that_are_the_same_everywhere_rank_as_the_paper() -> None:
+    f, g = pair(*SHAPE)
+    found = ResidualCalibration(1)
+    found.register_buffer("whitening_0", torch.eye(6).expand(3, 5, 6, 6).clone())
+    torch.testing.assert_close(found(0, f, g).square() / 2, stage_map(f, g))
+
+
+def test_what_is_missed_in_every_normal_image_is_no_anomaly() -> None:
+    """The first channel and the first row are reconstructed badly, in normal images as well."""
+    scale = torch.ones(6, 3, 5, dtype=torch.float64)
+    scale[0], scale[:, 0] = 5, 5
+    found = calibrated(pair(*SHAPE, scale=scale))
+    normal, anomalous = pair(50, *SHAPE[1:], seed=1, scale=scale), pair(50, *SHAPE[1:], seed=1, scale=scale)
+    anomalous[1][:, 3, 2, 2] += 0.3
+    for_paper = stage_map(*anomalous)[:, 0].mean(dim=0)
+    ours = found(0, *anomalous)[:, 0].mean(dim=0)
+    assert for_paper.argmax() // 5 == 0  # the paper's map is largest in the first row
+    assert divmod(int(ours.argmax()), 5) == (2, 2)
+    usual = found(0, *normal)[:, 0].mean(dim=0)
+    assert float(usual.std() / usual.mean()) < 0.15
+
+
+def test_maps_of_another_size_take_the_nearest_positions() -> None:
+    f, g = pair(*SHAPE)
+    found = calibrated((f, g))
+    larger = [one.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for one in (f, g)]
+    expected = found(0, f, g).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(found(0, *larger), expected)
+    assert found(0, f[..., :2, :4], g[..., :2, :4]).shape == (400, 1, 2, 4)
+
+
+def test_wide_stages_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "LARGEST", 3 * 5 * 4 * 4)
+    f, g = pair(*SHAPE)
+    found = calibrated((f, g))
+    assert found.get_buffer("whitening_0").shape == (3, 5, 4, 4)
+    rows = found.get_buffer("projection_0")
+    torch.testing.assert_close(rows @ rows.mT, torch.eye(4, dtype=torch.float64))
+    again = ResidualCalibration(1)
+    again.load_state_dict(found.state_dict())
+    # Of normal images, the mean square is the number of directions.
+    assert float(again(0, f, g).square().mean()) == pytest.approx(4, rel=0.1)
+
+
+def test_a_checkpoint_brings_its_sizes_and_an_older_one_none() -> None:
+    found = calibrated(pair(*SHAPE), pair(400, 4, 2, 2))
+    again = ResidualCalibration(2)
+    again.load_state_dict(found.state_dict())
+    for stage, shape in enumerate((SHAPE, (400, 4, 2, 2))):
+        torch.testing.assert_close(again(stage, *pair(*shape)), found(stage, *pair(*shape)), check_dtype=False)
+    again.load_state_dict({})
+    assert not again.is_set
+
+
+def test_moments_that_are_not_finite_are_not_taken() -> None:
+    f, g = pair(*SHAPE)
+    g[0] = float("nan")
+    assert not calibrated((f, g)).is_set
+
+
+def test_perfect_reconstructions_do_not_divide_by_zero() -> None:
+    f, _ = pair(*SHAPE)
+    assert torch.isfinite(calibrated((f, f))(0, f, f)).all()
+
+
+# In a training
+
+
+def make_model(**arguments: Any) -> Ckaad:
+    defaults = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
+    return Ckaad(**{**defaults, "seed": 0, "calibrate": True, **arguments})
+
+
+def fit(model: Ckaad, root: Path, output: Path, **arguments: Any) -> Engine:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 2}
+    engine = Engine(default_root_dir=output, **{**quiet, **arguments})
+    engine.fit(model, datamodule=make_folder_data(root))
+    return engine
+
+
+def test_normal_training_images_have_the_length_of_their_directions(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model()
+    engine = fit(model, folder_root, tmp_path)
+    data = make_folder_data(folder_root)
+    data.setup("fit")
+    images = torch.stack([item.image for item in data.train_data])
+    assert model.pre_processor is not None
+    features, reconstructions = model.eval().model.reconstruct(model.pre_processor.transform(images))
+    for stage, (f, g) in enumerate(zip(features, reconstructions, strict=True)):
+        channels, count = f.shape[1], len(images)
+        mean = float(model.model.calibration(stage, f, g).detach().square().mean())
+        # With n images and a prior that counts as d, n / (n + d) of M is theirs.
+        assert 0.5 * channels * count / (count + channels) < mean < 1.1 * channels
+    loaded = Ckaad.load_from_checkpoint(engine.best_model_path)
+    assert loaded.model.calibration.is_set
+    torch.testing.assert_close(loaded.eval()(images).pred_score, model(images).pred_score)
+
+
+def test_thresholds_are_of_calibrated_scores(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model()
+    engine = fit(model, folder_root, tmp_path)
+    before = model.post_processor.image_threshold.clone()
+    engine.validate(model, datamodule=make_folder_data(folder_root))
+    torch.testing.assert_close(model.post_processor.image_threshold, before, rtol=1e-3, atol=1e-3)
+    assert before > 2 * len(model.model.backbone.stages)  # more than the paper's map could be
+
+
+def test_training_is_as_without_it(folder_root: Path, tmp_path: Path) -> None:
+    stops = {"callbacks": [EarlyStopping("val_reconstruction", patience=9)]}  # each epoch may be the one that is kept
+    runs = []
+    for number, wanted in enumerate((True, False)):
+        model = make_model(calibrate=wanted)
+        fit(model, folder_root, tmp_path / str(number), **stops)
+        runs.append(model)
+    assert [model.model.calibration.is_set for model in runs] == [True, False]
+    weights, others = (dict(model.model.auto_encoder.state_dict()) for model in runs)
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize(("watched", "expected"), [(False, 1), (True, 3)])
+def test_only_what_may_be_kept_is_calibrated(
+    watched: bool, expected: int, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    original = ResidualCalibration.set
+    monkeypatch.setattr(ResidualCalibration, "set", lambda self, moments: (counted.append(1), original(self, moments)))
+    callbacks = [EarlyStopping("val_reconstruction", patience=9)] if watched else []
+    fit(make_model(), folder_root, tmp_path, max_epochs=3, callbacks=callbacks)
+    assert len(counted) == expected
+
+
+def test_a_training_without_validation_is_calibrated(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model()
+    fit(model, folder_root, tmp_path, limit_val_batches=0)
+    assert model.model.calibration.is_set
+
+
+def test_a_warm_start_begins_without(folder_root: Path, tmp_path: Path) -> None:
+    engine = fit(make_model(), folder_root, tmp_path / "first")
+    later = make_model(warm_start=engine.best_model_path, calibrate=False)
+    fit(later, folder_root, tmp_path / "later")
+    assert not later.model.calibration.is_set
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"backbone": "resnet18"}, (5e-3, 1e-4, False)),
+        ({"backbone": "tf_efficientnet_lite0"}, (1e-3, 1e-3, True)),
+        ({"backbone": "tf_efficientnet_lite0", "preset": "paper"}, (5e-3, 1e-4, False)),
+        ({"backbone": "resnet18", "preset": "measured", "learning_rate": 0.1}, (0.1, 1e-3, True)),
+        ({"backbone": "tf_efficientnet_lite0", "calibrate": False}, (1e-3, 1e-3, False)),
+    ],
+)
+def test_presets(arguments: dict[str, Any], expected: tuple[float, float, bool]) -> None:
+    model = make_model(**{"calibrate": None, **arguments})
+    assert (model.learning_rate, model.discriminator_learning_rate, model.calibrate) == expected
