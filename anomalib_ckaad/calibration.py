@@ -1,9 +1,9 @@
 """The calibrated anomaly map: residuals measured against what the auto-encoder usually misses at their position.
 
-The paper's map of a stage, 1 - cosine(f, g), is half the squared length of the residual u = f / |f| - g / |g|: every
-direction and every position counts alike. But an auto-encoder misses some directions in every normal image, and misses
-more at an edge than on a plain. With M_p the second moment of u at position p over normal training images, the
-calibrated map is the Mahalanobis length sqrt(u' M_p^-1 u). With M_p = 1 for all p it ranks as the paper's does.
+The paper's map sees the direction of a feature alone, every direction and every position alike. But an auto-encoder
+misses some directions in every normal image, and misses more at an edge than on a plain. With u the residual of a
+stage's features and M_p the second moment of u at position p over normal training images, the calibrated map is the
+Mahalanobis length sqrt(sum over stages of u' M_p^-1 u).
 """
 
 import math
@@ -14,38 +14,52 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from anomalib_ckaad.anomaly_map import stage_map
+from anomalib_ckaad.anomaly_map import upsampling_matrix
 
 LARGEST = 2**22
 """Numbers that a stage's whitening may have (16 MiB). Where all channels take more, fewer are kept."""
 FLOOR = 0.01
 """Share of the mean variance added to every direction: some hold nothing but rounding."""
+PRIOR = 0.25
+"""Images that the mean of all positions counts as, by channel: docs/accuracy.md."""
+STRENGTH = 2.0
+"""Root mean square of the map, as a multiple, that a feature's own strength is added to: docs/accuracy.md."""
 
 
-def unit_residual(features: Tensor, reconstruction: Tensor) -> Tensor:
-    """Difference of both at unit length over the channels.
+def residual_of(features: Tensor, reconstruction: Tensor) -> Tensor:
+    """Difference of both, each divided by its strength.
+
+    Equation (2) compares maps as a whole: their strength is one number each. Equation (14) compares positions, of which
+    each has a strength of its own. This lies between: a weak position is not blown up, a strong one does not outweigh
+    all others. For a feature with mean square s, in units of the mean square of its map, it is sqrt(s + 4).
 
     Args:
         features: (N, C, H, W).
         reconstruction: (N, C, H, W).
 
     Returns:
-        (N, C, H, W) in float32 or more, each position's length in [0, 2].
+        (N, C, H, W) in float32 or more, the same for features, or reconstructions, of another scale.
 
     Example:
         >>> f, g = torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2)
-        >>> torch.allclose(unit_residual(f, g).square().sum(dim=1, keepdim=True) / 2, stage_map(f, g))
+        >>> torch.allclose(residual_of(f, g), residual_of(5 * f, 3 * g))
         True
     """
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    return functional.normalize(features.to(dtype), dim=1) - functional.normalize(reconstruction.to(dtype), dim=1)
+    return _by_strength(features) - _by_strength(reconstruction)
+
+
+def _by_strength(maps: Tensor) -> Tensor:
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    at_position = maps.square().mean(dim=1, keepdim=True)
+    of_map = at_position.mean(dim=(2, 3), keepdim=True)
+    return maps / (at_position + STRENGTH**2 * of_map).clamp(min=torch.finfo(maps.dtype).tiny).sqrt()
 
 
 def whitening_of(moments: Tensor, images: int) -> Tensor:
     """Matrices W with W'W = M^-1 of second moments M that few images were seen for.
 
-    Each position's moments are shrunk to the mean of all positions, which counts as many images as there are channels:
-    the weakest prior that is proper. So a hundred images do with a hundred channels, and many leave it behind.
+    Each position's moments are shrunk to the mean of all positions, which counts as a quarter as many images as there
+    are channels. So a hundred images do with a hundred channels, and many leave it behind.
 
     Args:
         moments: Mean outer product of residuals (H, W, d, d).
@@ -62,7 +76,7 @@ def whitening_of(moments: Tensor, images: int) -> Tensor:
     """
     channels = moments.shape[-1]
     shared = moments.mean(dim=(0, 1))
-    share = channels / (channels + images)
+    share = PRIOR * channels / (PRIOR * channels + images)
     variance = (shared.diagonal().mean() * FLOOR).clamp(min=torch.finfo(moments.dtype).tiny ** 0.5)
     identity = torch.eye(channels, dtype=moments.dtype, device=moments.device)
     shrunk = (1 - share) * moments + share * shared + variance * identity
@@ -101,7 +115,7 @@ class ResidualMoments:
         """Count normal images: their features, one tensor (N, C_k, H_k, W_k) a stage, and their reconstructions."""
         self.images += len(features[0])
         for stage, (f, g) in enumerate(zip(features, reconstructions, strict=True)):
-            residual = unit_residual(f, g)
+            residual = residual_of(f, g)
             if len(self.sums) == stage:
                 height, width = residual.shape[-2:]
                 projection = make_projection(residual.shape[1], height * width)
@@ -125,7 +139,7 @@ def _project(residual: Tensor, projection: Tensor | None) -> Tensor:
 
 
 class ResidualCalibration(nn.Module):
-    """Anomaly map of each stage: calibrated once moments are set, the paper's before.
+    """Whitening of residuals by stage and position, once moments are set.
 
     Belongs to the checkpoint and to exported graphs. Maps of another size than it was calibrated for take the matrices
     of the nearest positions.
@@ -159,16 +173,34 @@ class ResidualCalibration(nn.Module):
             self.register_buffer(f"whitening_{stage}", whitening_of(mean, moments.images).to(summed.dtype))
             self.register_buffer(f"projection_{stage}", summed.new_zeros(0, 0) if projection is None else projection)
 
-    def forward(self, stage: int, features: Tensor, reconstruction: Tensor) -> Tensor:
-        """Map of a stage (N, 1, H, W) of its features and their reconstruction (N, C, H, W)."""
-        whitening = self.get_buffer(f"whitening_{stage}")
-        if not whitening.numel():
-            return stage_map(features, reconstruction)
+    def forward(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> Tensor:
+        """Mahalanobis lengths at the positions of the shallowest stage.
+
+        Args:
+            features: One tensor (N, C_k, H_k, W_k) a stage, shallow to deep.
+            reconstructions: The same shapes.
+
+        Returns:
+            (N, 1, H_0, W_0), of normal images about the square root of the number of channels; the larger, the more
+            anomalous.
+        """
+        squares = [self._squares(*pair) for pair in zip(range(self.stages), features, reconstructions, strict=True)]
+        total = squares[0]
+        for deeper in squares[1:]:
+            rows, columns = (
+                upsampling_matrix(few, many, 0, deeper)
+                for few, many in zip(deeper.shape[-2:], total.shape[-2:], strict=True)
+            )
+            total = total + rows @ deeper @ columns.mT
+        return total.sqrt()
+
+    def _squares(self, stage: int, features: Tensor, reconstruction: Tensor) -> Tensor:
+        """Squared Mahalanobis lengths of one stage, (N, 1, H_k, W_k)."""
         projection = self.get_buffer(f"projection_{stage}")
-        residual = _project(unit_residual(features, reconstruction), projection if projection.numel() else None)
-        whitening = _at_size(whitening, residual.shape[-2], residual.shape[-1]).to(residual)
+        residual = _project(residual_of(features, reconstruction), projection if projection.numel() else None)
+        whitening = _at_size(self.get_buffer(f"whitening_{stage}"), residual.shape[-2], residual.shape[-1]).to(residual)
         whitened = residual.permute(2, 3, 0, 1) @ whitening.mT
-        return whitened.square().sum(dim=-1).sqrt().permute(2, 0, 1).unsqueeze(1)
+        return whitened.square().sum(dim=-1).permute(2, 0, 1).unsqueeze(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
         """Take on the sizes that a checkpoint has; one without moments, as older ones are, leaves none."""

@@ -8,7 +8,7 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
-from anomalib_ckaad.anomaly_map import check_top_k, image_score, join_stages
+from anomalib_ckaad.anomaly_map import anomaly_map, check_top_k, image_score, join_stages
 from anomalib_ckaad.backbone import FrozenBackbone, describe
 from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.reconstructor import FeatureAutoEncoder, NormName
@@ -99,8 +99,10 @@ class CkaadModel(nn.Module):
         if torch.is_autocast_enabled(device):  # entered only where needed: an exporter would record the context
             with torch.autocast(device, enabled=False):
                 return self.score(features, reconstructions, size)
-        maps = [self.calibration(k, f, g) for k, (f, g) in enumerate(zip(features, reconstructions, strict=True))]
-        scores = join_stages(maps, size)
+        if self.calibration.is_set:
+            scores = join_stages([self.calibration(features, reconstructions)], size)
+        else:
+            scores = anomaly_map(features, reconstructions, size)
         return InferenceBatch(anomaly_map=scores, pred_score=image_score(scores, self.score_top_k))
 
     def forward(self, images: Tensor) -> InferenceBatch:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import EarlyStopping
+from torch.nn import functional
 
 from anomalib_ckaad import calibration
 from anomalib_ckaad.anomaly_map import stage_map
-from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments, unit_residual, whitening_of
+from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments, residual_of, whitening_of
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 
@@ -39,7 +40,7 @@ def calibrated(*stages: tuple[torch.Tensor, torch.Tensor]) -> ResidualCalibratio
 
 def test_whitening_inverts_moments_of_many_images() -> None:
     f, g = pair(*SHAPE)
-    residual = unit_residual(f, g)
+    residual = residual_of(f, g)
     moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / len(f)
     whitening = whitening_of(moments, images=10**9)
     floor = calibration.FLOOR * moments.mean(dim=(0, 1)).diagonal().mean() * torch.eye(6, dtype=torch.float64)
@@ -48,37 +49,53 @@ def test_whitening_inverts_moments_of_many_images() -> None:
 
 def test_few_images_share_their_positions() -> None:
     f, g = pair(*SHAPE)
-    residual = unit_residual(f, g)
+    residual = residual_of(f, g)
     moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / len(f)
     spread = [whitening_of(moments, images).std(dim=(0, 1)).mean() for images in (0, 6, 10**6)]
     assert spread[0] == pytest.approx(0, abs=1e-9)
     assert spread[0] < spread[1] < spread[2]
 
 
+def test_residuals_lie_between_those_of_whole_maps_and_of_positions() -> None:
+    f, g = pair(*SHAPE)
+    strength = (f.square().mean(dim=1, keepdim=True) + 4 * f.square().mean(dim=(1, 2, 3), keepdim=True)).sqrt()
+    of_g = (g.square().mean(dim=1, keepdim=True) + 4 * g.square().mean(dim=(1, 2, 3), keepdim=True)).sqrt()
+    torch.testing.assert_close(residual_of(f, g), f / strength - g / of_g)
+    assert torch.equal(residual_of(f, f), torch.zeros_like(f))
+    assert torch.isfinite(residual_of(0 * f, g)).all()
+    assert residual_of(f.bfloat16(), g.bfloat16()).dtype == torch.float32
+
+
+def moments_of(residual: torch.Tensor) -> torch.Tensor:
+    """Second moments as they are shrunk and floored, written plainly."""
+    count, channels = residual.shape[:2]
+    moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / count
+    share = channels / 4 / (channels / 4 + count)
+    shared = moments.mean(dim=(0, 1))
+    return (1 - share) * moments + share * shared + 0.01 * shared.diagonal().mean() * torch.eye(channels)
+
+
 def test_map_is_the_mahalanobis_length_at_every_position() -> None:
     f, g = pair(*SHAPE)
-    found = calibrated((f, g))
-    residual = unit_residual(f, g)
-    moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / len(f)
-    share = 6 / (6 + len(f))
-    shared = moments.mean(dim=(0, 1))
-    moments = (1 - share) * moments + share * shared + calibration.FLOOR * shared.diagonal().mean() * torch.eye(6)
-    expected = torch.einsum("nchw,hwcd,ndhw->nhw", residual, torch.linalg.inv(moments), residual).sqrt()
-    torch.testing.assert_close(found(0, f, g)[:, 0], expected)
+    residual = residual_of(f, g)
+    expected = torch.einsum("nchw,hwcd,ndhw->nhw", residual, torch.linalg.inv(moments_of(residual)), residual).sqrt()
+    torch.testing.assert_close(calibrated((f, g))([f], [g])[:, 0], expected)
 
 
-def test_without_moments_it_is_the_papers_map() -> None:
-    f, g = pair(*SHAPE)
-    found = ResidualCalibration(1)
-    assert not found.is_set
-    torch.testing.assert_close(found(0, f, g), stage_map(f, g))
+def test_stages_add_up_as_squares() -> None:
+    stages = pair(*SHAPE), pair(400, 4, 3, 5, seed=1)
+    features, reconstructions = zip(*stages, strict=True)
+    alone = [calibrated(stage)([stage[0]], [stage[1]]) for stage in stages]
+    together = calibrated(*stages)(features, reconstructions)
+    torch.testing.assert_close(together, (alone[0].square() + alone[1].square()).sqrt())
 
 
-def test_moments_that_are_the_same_everywhere_rank_as_the_paper() -> None:
-    f, g = pair(*SHAPE)
-    found = ResidualCalibration(1)
-    found.register_buffer("whitening_0", torch.eye(6).expand(3, 5, 6, 6).clone())
-    torch.testing.assert_close(found(0, f, g).square() / 2, stage_map(f, g))
+def test_deeper_stages_are_brought_to_the_shallowest_ones_positions() -> None:
+    shallow, deep = pair(*SHAPE), pair(400, 4, 2, 3, seed=1)
+    alone = [calibrated(stage)([stage[0]], [stage[1]]) for stage in (shallow, deep)]
+    larger = functional.interpolate(alone[1].square(), size=(3, 5), mode="bilinear", align_corners=True)
+    together = calibrated(shallow, deep)([shallow[0], deep[0]], [shallow[1], deep[1]])
+    torch.testing.assert_close(together, (alone[0].square() + larger).sqrt())
 
 
 def test_what_is_missed_in_every_normal_image_is_no_anomaly() -> None:
@@ -89,10 +106,9 @@ def test_what_is_missed_in_every_normal_image_is_no_anomaly() -> None:
     normal, anomalous = pair(50, *SHAPE[1:], seed=1, scale=scale), pair(50, *SHAPE[1:], seed=1, scale=scale)
     anomalous[1][:, 3, 2, 2] += 0.3
     for_paper = stage_map(*anomalous)[:, 0].mean(dim=0)
-    ours = found(0, *anomalous)[:, 0].mean(dim=0)
+    ours, usual = (found([f], [g])[:, 0].mean(dim=0) for f, g in (anomalous, normal))
     assert for_paper.argmax() // 5 == 0  # the paper's map is largest in the first row
     assert divmod(int(ours.argmax()), 5) == (2, 2)
-    usual = found(0, *normal)[:, 0].mean(dim=0)
     assert float(usual.std() / usual.mean()) < 0.15
 
 
@@ -100,9 +116,9 @@ def test_maps_of_another_size_take_the_nearest_positions() -> None:
     f, g = pair(*SHAPE)
     found = calibrated((f, g))
     larger = [one.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for one in (f, g)]
-    expected = found(0, f, g).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    torch.testing.assert_close(found(0, *larger), expected)
-    assert found(0, f[..., :2, :4], g[..., :2, :4]).shape == (400, 1, 2, 4)
+    expected = found([f], [g]).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(found(larger[:1], larger[1:]), expected)
+    assert found([f[..., :2, :4]], [g[..., :2, :4]]).shape == (400, 1, 2, 4)
 
 
 def test_wide_stages_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,15 +131,16 @@ def test_wide_stages_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
     again = ResidualCalibration(1)
     again.load_state_dict(found.state_dict())
     # Of normal images, the mean square is the number of directions.
-    assert float(again(0, f, g).square().mean()) == pytest.approx(4, rel=0.1)
+    assert float(again([f], [g]).square().mean()) == pytest.approx(4, rel=0.1)
 
 
 def test_a_checkpoint_brings_its_sizes_and_an_older_one_none() -> None:
-    found = calibrated(pair(*SHAPE), pair(400, 4, 2, 2))
+    stages = pair(*SHAPE), pair(400, 4, 2, 2)
+    features, reconstructions = zip(*stages, strict=True)
+    found = calibrated(*stages)
     again = ResidualCalibration(2)
     again.load_state_dict(found.state_dict())
-    for stage, shape in enumerate((SHAPE, (400, 4, 2, 2))):
-        torch.testing.assert_close(again(stage, *pair(*shape)), found(stage, *pair(*shape)), check_dtype=False)
+    torch.testing.assert_close(again(features, reconstructions), found(features, reconstructions))
     again.load_state_dict({})
     assert not again.is_set
 
@@ -136,7 +153,7 @@ def test_moments_that_are_not_finite_are_not_taken() -> None:
 
 def test_perfect_reconstructions_do_not_divide_by_zero() -> None:
     f, _ = pair(*SHAPE)
-    assert torch.isfinite(calibrated((f, f))(0, f, f)).all()
+    assert torch.isfinite(calibrated((f, f))([f], [f])).all()
 
 
 # In a training
@@ -162,11 +179,9 @@ def test_normal_training_images_have_the_length_of_their_directions(folder_root:
     images = torch.stack([item.image for item in data.train_data])
     assert model.pre_processor is not None
     features, reconstructions = model.eval().model.reconstruct(model.pre_processor.transform(images))
-    for stage, (f, g) in enumerate(zip(features, reconstructions, strict=True)):
-        channels, count = f.shape[1], len(images)
-        mean = float(model.model.calibration(stage, f, g).detach().square().mean())
-        # With n images and a prior that counts as d, n / (n + d) of M is theirs.
-        assert 0.5 * channels * count / (count + channels) < mean < 1.1 * channels
+    mean = float(model.model.calibration(features, reconstructions).detach().square().mean())
+    # They are more than a few images can fill; never longer in the mean.
+    assert 0.1 * sum(f.shape[1] for f in features) < mean < 1.1 * sum(f.shape[1] for f in features)
     loaded = Ckaad.load_from_checkpoint(engine.best_model_path)
     assert loaded.model.calibration.is_set
     torch.testing.assert_close(loaded.eval()(images).pred_score, model(images).pred_score)
