@@ -1,9 +1,9 @@
 """The calibrated anomaly map: residuals measured against what the auto-encoder usually misses at their position.
 
 The paper's map sees the direction of a feature alone, every direction and every position alike. But an auto-encoder
-misses some directions in every normal image, and misses more at an edge than on a plain. With u the residual of a
-stage's features and M_p the second moment of u at position p over normal training images, the calibrated map is the
-Mahalanobis length sqrt(sum over stages of u' M_p^-1 u).
+misses some directions in every normal image, and misses more at an edge than on a plain. With u the residuals of a
+stage and of all shallower ones at position p, and M_p their second moment over normal training images, the calibrated
+map of the stage is the Mahalanobis length sqrt(u' M_p^-1 u). As in equation (14) the stages' maps are added up.
 """
 
 import math
@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from anomalib_ckaad.anomaly_map import upsampling_matrix
-
-LARGEST = 2**22
-"""Numbers that a stage's whitening may have (16 MiB). Where all channels take more, fewer are kept."""
+LARGEST = 6_000_000
+"""Numbers that a stage's whitening may have (24 MB). Where all channels take more, fewer are kept."""
 FLOOR = 0.01
 """Share of the mean variance added to every direction: some hold nothing but rounding."""
 PRIOR = 0.25
 """Images that the mean of all positions counts as, by channel: docs/accuracy.md."""
-STRENGTH = 2.0
+STRENGTH = 3.0
 """Root mean square of the map, as a multiple, that a feature's own strength is added to: docs/accuracy.md."""
 
 
@@ -31,7 +29,7 @@ def residual_of(features: Tensor, reconstruction: Tensor) -> Tensor:
 
     Equation (2) compares maps as a whole: their strength is one number each. Equation (14) compares positions, of which
     each has a strength of its own. This lies between: a weak position is not blown up, a strong one does not outweigh
-    all others. For a feature with mean square s, in units of the mean square of its map, it is sqrt(s + 4).
+    all others. For a feature with mean square s, in units of the mean square of its map, it is sqrt(s + 9).
 
     Args:
         features: (N, C, H, W).
@@ -53,6 +51,44 @@ def _by_strength(maps: Tensor) -> Tensor:
     at_position = maps.square().mean(dim=1, keepdim=True)
     of_map = at_position.mean(dim=(2, 3), keepdim=True)
     return maps / (at_position + STRENGTH**2 * of_map).clamp(min=torch.finfo(maps.dtype).tiny).sqrt()
+
+
+def averaging_matrix(positions: Any, fewer: Any, like: Tensor) -> Tensor:  # noqa: ANN401 - numbers or symbols
+    """Weights that average neighboring positions of a line, of operations that are exact for any size when exported.
+
+    Example:
+        >>> averaging_matrix(5, 2, like=torch.zeros(1))
+        tensor([[0.3333, 0.3333, 0.3333, 0.0000, 0.0000],
+                [0.0000, 0.0000, 0.0000, 0.5000, 0.5000]])
+    """
+    place = torch.arange(positions, device=like.device) * fewer // positions
+    belongs = (place == torch.arange(fewer, device=like.device)[:, None]).to(like)
+    averaging: Tensor = belongs / belongs.sum(dim=1, keepdim=True).clamp(min=1)
+    return averaging
+
+
+def stacked_residuals(features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
+    """Each stage's residuals, and behind them those of all shallower stages, averaged over its positions.
+
+    Args:
+        features: One tensor (N, C_k, H_k, W_k) a stage, shallow to deep.
+        reconstructions: The same shapes.
+
+    Returns:
+        One tensor (N, C_k + ... + C_0, H_k, W_k) a stage.
+    """
+    stacked: list[Tensor] = []
+    for f, g in zip(features, reconstructions, strict=True):
+        residual = residual_of(f, g)
+        if stacked:
+            above = stacked[-1]
+            rows, columns = (
+                averaging_matrix(many, few, above)
+                for many, few in zip(above.shape[-2:], residual.shape[-2:], strict=True)
+            )
+            residual = torch.cat([residual, rows @ above @ columns.mT], dim=1)
+        stacked.append(residual)
+    return stacked
 
 
 def whitening_of(moments: Tensor, images: int) -> Tensor:
@@ -90,7 +126,7 @@ def make_projection(channels: int, positions: int) -> Tensor | None:
 
     Example:
         >>> make_projection(channels=40, positions=28 * 28), make_projection(channels=512, positions=64 * 64).shape
-        (None, torch.Size([32, 512]))
+        (None, torch.Size([38, 512]))
     """
     kept = math.isqrt(LARGEST // positions)
     if kept >= channels:
@@ -114,8 +150,7 @@ class ResidualMoments:
     def add(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> None:
         """Count normal images: their features, one tensor (N, C_k, H_k, W_k) a stage, and their reconstructions."""
         self.images += len(features[0])
-        for stage, (f, g) in enumerate(zip(features, reconstructions, strict=True)):
-            residual = residual_of(f, g)
+        for stage, residual in enumerate(stacked_residuals(features, reconstructions)):
             if len(self.sums) == stage:
                 height, width = residual.shape[-2:]
                 projection = make_projection(residual.shape[1], height * width)
@@ -173,34 +208,25 @@ class ResidualCalibration(nn.Module):
             self.register_buffer(f"whitening_{stage}", whitening_of(mean, moments.images).to(summed.dtype))
             self.register_buffer(f"projection_{stage}", summed.new_zeros(0, 0) if projection is None else projection)
 
-    def forward(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> Tensor:
-        """Mahalanobis lengths at the positions of the shallowest stage.
+    def forward(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
+        """Mahalanobis lengths at all positions.
 
         Args:
             features: One tensor (N, C_k, H_k, W_k) a stage, shallow to deep.
             reconstructions: The same shapes.
 
         Returns:
-            (N, 1, H_0, W_0), of normal images about the square root of the number of channels; the larger, the more
-            anomalous.
+            One tensor (N, 1, H_k, W_k) a stage: of normal images about the square root of the number of channels; the
+            larger, the more anomalous.
         """
-        squares = [self._squares(*pair) for pair in zip(range(self.stages), features, reconstructions, strict=True)]
-        total = squares[0]
-        for deeper in squares[1:]:
-            rows, columns = (
-                upsampling_matrix(few, many, 0, deeper)
-                for few, many in zip(deeper.shape[-2:], total.shape[-2:], strict=True)
-            )
-            total = total + rows @ deeper @ columns.mT
-        return total.sqrt()
+        return [self._lengths(*one) for one in enumerate(stacked_residuals(features, reconstructions))]
 
-    def _squares(self, stage: int, features: Tensor, reconstruction: Tensor) -> Tensor:
-        """Squared Mahalanobis lengths of one stage, (N, 1, H_k, W_k)."""
+    def _lengths(self, stage: int, residual: Tensor) -> Tensor:
         projection = self.get_buffer(f"projection_{stage}")
-        residual = _project(residual_of(features, reconstruction), projection if projection.numel() else None)
+        residual = _project(residual, projection if projection.numel() else None)
         whitening = _at_size(self.get_buffer(f"whitening_{stage}"), residual.shape[-2], residual.shape[-1]).to(residual)
         whitened = residual.permute(2, 3, 0, 1) @ whitening.mT
-        return whitened.square().sum(dim=-1).permute(2, 0, 1).unsqueeze(1)
+        return whitened.square().sum(dim=-1).sqrt().permute(2, 0, 1).unsqueeze(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
         """Take on the sizes that a checkpoint has; one without moments, as older ones are, leaves none."""

@@ -100,7 +100,7 @@ class CkaadModel(nn.Module):
             with torch.autocast(device, enabled=False):
                 return self.score(features, reconstructions, size)
         if self.calibration.is_set:
-            scores = join_stages([self.calibration(features, reconstructions)], size)
+            scores = join_stages(self.calibration(features, reconstructions), size)
         else:
             scores = anomaly_map(features, reconstructions, size)
         return InferenceBatch(anomaly_map=scores, pred_score=image_score(scores, self.score_top_k))

@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from anomalib_ckaad import calibration
 from anomalib_ckaad.anomaly_map import stage_map
-from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments, residual_of, whitening_of
+from anomalib_ckaad.calibration import (
+    ResidualCalibration,
+    ResidualMoments,
+    averaging_matrix,
+    residual_of,
+    stacked_residuals,
+    whitening_of,
+)
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 
@@ -58,8 +65,8 @@ def test_few_images_share_their_positions() -> None:
 
 def test_residuals_lie_between_those_of_whole_maps_and_of_positions() -> None:
     f, g = pair(*SHAPE)
-    strength = (f.square().mean(dim=1, keepdim=True) + 4 * f.square().mean(dim=(1, 2, 3), keepdim=True)).sqrt()
-    of_g = (g.square().mean(dim=1, keepdim=True) + 4 * g.square().mean(dim=(1, 2, 3), keepdim=True)).sqrt()
+    strength = (f.square().mean(dim=1, keepdim=True) + 9 * f.square().mean(dim=(1, 2, 3), keepdim=True)).sqrt()
+    of_g = (g.square().mean(dim=1, keepdim=True) + 9 * g.square().mean(dim=(1, 2, 3), keepdim=True)).sqrt()
     torch.testing.assert_close(residual_of(f, g), f / strength - g / of_g)
     assert torch.equal(residual_of(f, f), torch.zeros_like(f))
     assert torch.isfinite(residual_of(0 * f, g)).all()
@@ -79,23 +86,28 @@ def test_map_is_the_mahalanobis_length_at_every_position() -> None:
     f, g = pair(*SHAPE)
     residual = residual_of(f, g)
     expected = torch.einsum("nchw,hwcd,ndhw->nhw", residual, torch.linalg.inv(moments_of(residual)), residual).sqrt()
-    torch.testing.assert_close(calibrated((f, g))([f], [g])[:, 0], expected)
+    torch.testing.assert_close(calibrated((f, g))([f], [g])[0][:, 0], expected)
 
 
-def test_stages_add_up_as_squares() -> None:
-    stages = pair(*SHAPE), pair(400, 4, 3, 5, seed=1)
-    features, reconstructions = zip(*stages, strict=True)
-    alone = [calibrated(stage)([stage[0]], [stage[1]]) for stage in stages]
-    together = calibrated(*stages)(features, reconstructions)
-    torch.testing.assert_close(together, (alone[0].square() + alone[1].square()).sqrt())
+def test_deeper_stages_see_the_shallower_ones() -> None:
+    shallow, deep = pair(100, 6, 4, 6), pair(100, 5, 2, 3, seed=1)
+    found = stacked_residuals(*zip(shallow, deep, strict=True))
+    torch.testing.assert_close(found[0], residual_of(*shallow))
+    averaged = functional.avg_pool2d(residual_of(*shallow), 2)
+    torch.testing.assert_close(found[1], torch.cat([residual_of(*deep), averaged], dim=1))
+    maps = calibrated(shallow, deep)(*zip(shallow, deep, strict=True))
+    torch.testing.assert_close(maps[0], calibrated(shallow)(*zip(shallow, strict=True))[0])
+    expected = torch.einsum("nchw,hwcd,ndhw->nhw", found[1], torch.linalg.inv(moments_of(found[1])), found[1]).sqrt()
+    torch.testing.assert_close(maps[1][:, 0], expected)
 
 
-def test_deeper_stages_are_brought_to_the_shallowest_ones_positions() -> None:
-    shallow, deep = pair(*SHAPE), pair(400, 4, 2, 3, seed=1)
-    alone = [calibrated(stage)([stage[0]], [stage[1]]) for stage in (shallow, deep)]
-    larger = functional.interpolate(alone[1].square(), size=(3, 5), mode="bilinear", align_corners=True)
-    together = calibrated(shallow, deep)([shallow[0], deep[0]], [shallow[1], deep[1]])
-    torch.testing.assert_close(together, (alone[0].square() + larger).sqrt())
+@pytest.mark.parametrize(("positions", "fewer"), [(7, 4), (5, 5), (3, 2), (2, 3)])
+def test_positions_are_averaged_whatever_their_number(positions: int, fewer: int) -> None:
+    weights = averaging_matrix(positions, fewer, torch.zeros(1, dtype=torch.float64))
+    assert weights.shape == (fewer, positions)
+    rows = weights.sum(dim=1)
+    assert set(rows.tolist()) <= {0.0, 1.0}
+    assert (weights > 0).sum(dim=0).tolist() == [1] * positions
 
 
 def test_what_is_missed_in_every_normal_image_is_no_anomaly() -> None:
@@ -106,7 +118,7 @@ def test_what_is_missed_in_every_normal_image_is_no_anomaly() -> None:
     normal, anomalous = pair(50, *SHAPE[1:], seed=1, scale=scale), pair(50, *SHAPE[1:], seed=1, scale=scale)
     anomalous[1][:, 3, 2, 2] += 0.3
     for_paper = stage_map(*anomalous)[:, 0].mean(dim=0)
-    ours, usual = (found([f], [g])[:, 0].mean(dim=0) for f, g in (anomalous, normal))
+    ours, usual = (found([f], [g])[0][:, 0].mean(dim=0) for f, g in (anomalous, normal))
     assert for_paper.argmax() // 5 == 0  # the paper's map is largest in the first row
     assert divmod(int(ours.argmax()), 5) == (2, 2)
     assert float(usual.std() / usual.mean()) < 0.15
@@ -116,9 +128,9 @@ def test_maps_of_another_size_take_the_nearest_positions() -> None:
     f, g = pair(*SHAPE)
     found = calibrated((f, g))
     larger = [one.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for one in (f, g)]
-    expected = found([f], [g]).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    torch.testing.assert_close(found(larger[:1], larger[1:]), expected)
-    assert found([f[..., :2, :4]], [g[..., :2, :4]]).shape == (400, 1, 2, 4)
+    expected = found([f], [g])[0].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(found(larger[:1], larger[1:])[0], expected)
+    assert found([f[..., :2, :4]], [g[..., :2, :4]])[0].shape == (400, 1, 2, 4)
 
 
 def test_wide_stages_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +143,7 @@ def test_wide_stages_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
     again = ResidualCalibration(1)
     again.load_state_dict(found.state_dict())
     # Of normal images, the mean square is the number of directions.
-    assert float(again([f], [g]).square().mean()) == pytest.approx(4, rel=0.1)
+    assert float(again([f], [g])[0].square().mean()) == pytest.approx(4, rel=0.1)
 
 
 def test_a_checkpoint_brings_its_sizes_and_an_older_one_none() -> None:
@@ -153,7 +165,7 @@ def test_moments_that_are_not_finite_are_not_taken() -> None:
 
 def test_perfect_reconstructions_do_not_divide_by_zero() -> None:
     f, _ = pair(*SHAPE)
-    assert torch.isfinite(calibrated((f, f))([f], [f])).all()
+    assert torch.isfinite(calibrated((f, f))([f], [f])[0]).all()
 
 
 # In a training
@@ -179,9 +191,11 @@ def test_normal_training_images_have_the_length_of_their_directions(folder_root:
     images = torch.stack([item.image for item in data.train_data])
     assert model.pre_processor is not None
     features, reconstructions = model.eval().model.reconstruct(model.pre_processor.transform(images))
-    mean = float(model.model.calibration(features, reconstructions).detach().square().mean())
-    # They are more than a few images can fill; never longer in the mean.
-    assert 0.1 * sum(f.shape[1] for f in features) < mean < 1.1 * sum(f.shape[1] for f in features)
+    channels = 0
+    for f, lengths in zip(features, model.model.calibration(features, reconstructions), strict=True):
+        channels += f.shape[1]
+        # More directions than so few images can fill; never longer in the mean than there are.
+        assert 0.1 * channels < float(lengths.detach().square().mean()) < 1.1 * channels
     loaded = Ckaad.load_from_checkpoint(engine.best_model_path)
     assert loaded.model.calibration.is_set
     torch.testing.assert_close(loaded.eval()(images).pred_score, model(images).pred_score)
