@@ -154,7 +154,7 @@ class _CosineOfMaps(torch.autograd.Function):
             products.append(torch.stack([a @ b, a @ a, b @ b]))
         of_both, of_f, of_g = torch.stack(products, dim=1)
         lengths = torch.stack([of_f, of_g]).sqrt().clamp(min=SMALLEST_COSINE_LENGTH)
-        cosine = of_both / lengths.prod(dim=0)
+        cosine: Tensor = of_both / lengths.prod(dim=0)
         ctx.save_for_backward(f, g, cosine, lengths)
         return cosine
 

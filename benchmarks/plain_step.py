@@ -102,7 +102,7 @@ def _plain(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, InstanceNorm):
-                plain = nn.InstanceNorm2d(child.num_features, affine=True)
+                plain = nn.InstanceNorm2d(child.num_features, affine=True).to(child.weight.dtype)
                 plain.load_state_dict(child.state_dict())
                 setattr(parent, name, plain)
     return module

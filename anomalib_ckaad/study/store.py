@@ -19,8 +19,9 @@ NAMES = ("method", "data", "seed")
 class Store:
     """The results of one study in a folder.
 
-    The first line names the study; others are the result of a job, the last one of a job counting, or the study's plan,
-    the names of all its jobs. A line that was cut off, as by a power failure, is left out; its job counts as not done.
+    The first line names the study; every other is the result of a job, the last one of a job counting, or the study's
+    plan, the names of all its jobs. A line that was cut off, as by a power failure, is left out, and its job counts as
+    not done.
 
     Args:
         folder: The study's folder.
