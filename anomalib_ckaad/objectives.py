@@ -229,6 +229,8 @@ def alternating_step(
         NonFiniteLossError: If a loss or a gradient is NaN or infinite; no weight has been touched by it.
     """
     report: dict[str, Tensor] = {}
+    # Before the forward pass, whose maps are what takes memory: gradients of the step before are not there beside them.
+    auto_encoder_optimizer.zero_grad()
     reconstructions = auto_encoder(features)
 
     if discriminator is not None and discriminator_optimizer is not None:
@@ -252,7 +254,6 @@ def alternating_step(
     total = reconstruction_loss(reconstruction_error(features, reconstructions), is_anomalous, weight)
     _require_finite("reconstruction loss", total)
     report["reconstruction"] = total.detach()
-    auto_encoder_optimizer.zero_grad()
     if discriminator is None:
         backward(total)
     else:

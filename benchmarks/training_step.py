@@ -89,11 +89,16 @@ class PackageStep:
             )
 
 
-def build(setup: Setup, *, bfloat16: bool) -> tuple[PlainStep, PackageStep]:
-    """Both kinds of step with the same weights."""
+def build_model(setup: Setup) -> tuple[CkaadModel, PatchDiscriminator]:
+    """Model and discriminator, the same each time."""
     torch.manual_seed(0)
     model = CkaadModel(setup.backbone, setup.stages)
-    discriminator = PatchDiscriminator(model.auto_encoder.architecture.channels)
+    return model, PatchDiscriminator(model.auto_encoder.architecture.channels)
+
+
+def build(setup: Setup, *, bfloat16: bool) -> tuple[PlainStep, PackageStep]:
+    """Both kinds of step with the same weights."""
+    model, discriminator = build_model(setup)
     plain = PlainStep(model, discriminator, *LEARNING_RATES)
     return plain, PackageStep(model, discriminator, bfloat16=bfloat16)
 
@@ -162,16 +167,15 @@ def two_steps(setup: Setup, kind: str, size: int, *, bfloat16: bool) -> None:
     """Two steps of a kind and nothing else."""
     if kind == "nothing":
         return
-    plain, package = build(setup, bfloat16=bfloat16)
     images, is_anomalous = make_batch(setup, size)
-    if kind == "plain":
-        del package
-    else:
-        del plain
+    model, discriminator = build_model(setup)
+    plain = PlainStep(model, discriminator, *LEARNING_RATES) if kind == "plain" else None
+    package = None if plain else PackageStep(model, discriminator, bfloat16=bfloat16)
+    del model, discriminator
     for _ in range(2):
-        if kind == "plain":
+        if plain:
             plain(images[: setup.each], images[setup.each :])
-        else:
+        elif package:
             package(package.features(images), is_anomalous)
 
 
