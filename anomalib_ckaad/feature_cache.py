@@ -53,6 +53,11 @@ class FeatureCache:
         self._features: dict[tuple[str, str], list[Tensor]] = {}
         self._bytes = 0
 
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of features in memory."""
+        return self._bytes
+
     def clear(self) -> None:
         """Forget everything but what is in the folder, and the folder."""
         self._features.clear()

@@ -4,9 +4,9 @@
 
 Starts interpreters of two new virtual environments, one bare and one with the hook, in turn and over and over, so that
 a busy machine slows all of them alike; `anomalib-ckaad --help` and `import torch` run in the environment of this
-program. Whole processes are timed, and for the hook also its line in the .pth file
-alone, from inside, which is far less noisy. Printed are medians and quartiles in milliseconds; a cost is the median of
-the differences, pair by pair, and the last row, which alone is no time, that of ratios. The last line is a JSON object with the same numbers.
+program. Whole processes are timed, and for the hook also its line in the .pth file alone, from inside, which is far
+less noisy. Printed are medians and quartiles in milliseconds; a cost is the median of the differences, pair by pair,
+and the last row, which alone is no time, that of ratios. The last line is a JSON object with the same numbers.
 """
 
 import argparse

@@ -12,7 +12,6 @@ operations each. Memory is the peak of a process that does two steps of one kind
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,9 +19,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from machine import describe_machine, spread
 from plain_step import PlainStep
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -179,12 +178,6 @@ def two_steps(setup: Setup, kind: str, size: int, *, bfloat16: bool) -> None:
             package(package.features(images), is_anomalous)
 
 
-def spread(values: list[float], scale: float = 1.0) -> str:
-    """Median with quartiles."""
-    low, median, high = (scale * value for value in statistics.quantiles(values, n=4))
-    return f"{median:.2f} ({low:.2f} to {high:.2f})"
-
-
 def row_of(name: str, values: dict[str, list[float]], memory: dict[str, float]) -> dict[str, str]:
     """A row of the table."""
     setup = SETUPS[name]
@@ -240,21 +233,14 @@ def main() -> None:
             for key in ("plain", "package", "cached", "ratio", "ratio_cached", "flops_share")
         }
     precision = "bfloat16" if bfloat16 else "float32"
-    machine = f"{processor()}, {options.threads} threads, torch {torch.__version__}"
-    text = f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; {machine}."
+    text = (
+        f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; "
+        f"{describe_machine(options.threads)}."
+    )
     print(text)
     if options.report:
         write_section(options.report, "training-step", text)
     print(json.dumps(found))
-
-
-def processor() -> str:
-    """Name of the processor."""
-    lines: list[Any] = []
-    if Path("/proc/cpuinfo").exists():
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        lines = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return f"{lines[0]}, {len(lines)} cores" if lines else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
