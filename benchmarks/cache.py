@@ -1,6 +1,6 @@
 """One epoch after the first, with the backbone's features from memory or disk, against computing them every time.
 
-    python benchmarks/cache.py [--rounds 5] [--threads 2] [--images 96] [--backbones resnet18 tf_efficientnet_lite0]
+    python benchmarks/cache.py [--rounds 5] [--threads 2] [--images 80] [--backbones resnet18 tf_efficientnet_lite0]
         [--report docs/speed.md]
 
 Trains through anomalib's engine on a plain folder of images of 256x256 without augmentations, in batches of 16, a fifth
@@ -128,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="at least 2; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--images", type=int, default=96, help="normal images; default: %(default)s")
+    parser.add_argument("--images", type=int, default=80, help="normal images; default: %(default)s")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
     parser.add_argument(
         "--backbones", nargs="+", default=("resnet18", "tf_efficientnet_lite0"), help="default: ResNet18 and Lite0"

@@ -1,11 +1,11 @@
 """How time and memory of training grow with the number of images, their size and the backbone, at three sizes each.
 
-    python benchmarks/growth.py [--threads 2] [--counts 32 64 128] [--sizes 128 256 384] [--report docs/speed.md]
+    python benchmarks/growth.py [--threads 2] [--counts 40 80 160] [--sizes 128 256 384] [--report docs/speed.md]
         [--plot docs/images/growth.png] [--assumed-tflops 100]
 
 Every training is a process of its own: two epochs through anomalib's engine, with 16 normal images and 16 known
 anomalies a batch, stages 2 3, no cache of features, random weights, of which the second epoch is timed, its validation
-included. What does not vary is 64 images of 256x256 and ResNet18. What a million images would take is arithmetic, and
+included. What does not vary is 80 images of 256x256 and ResNet18. What a million images would take is arithmetic, and
 labeled as such: on this machine from the seconds an image; on eight GPUs from the counted operations an image and a
 throughput that is assumed, not measured. The last line is a JSON object.
 """
@@ -34,7 +34,7 @@ from anomalib_ckaad.torch_model import CkaadModel
 
 MILLION = 10**6
 GPUS = 8
-USUAL = {"images": 64, "size": 256, "backbone": "resnet18"}
+USUAL = {"images": 80, "size": 256, "backbone": "resnet18"}
 BACKBONES = ("tf_efficientnet_lite0", "resnet18", "wide_resnet50_2")
 
 
@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--counts", type=int, nargs=3, default=(32, 64, 128), help="default: 32 64 128")
+    parser.add_argument("--counts", type=int, nargs=3, default=(40, 80, 160), help="default: 40 80 160")
     parser.add_argument("--sizes", type=int, nargs=3, default=(128, 256, 384), help="default: 128 256 384")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, help="default: three from small to large")
     parser.add_argument("--images", type=int, default=USUAL["images"], help="where their number does not vary")
@@ -141,7 +141,7 @@ def main() -> None:
     ]
     computed = {row["backbone"]: arithmetic(row, options.assumed_tflops) for row in groups["backbone"]}
     sentences = " ".join(
-        f"{name}: {hours['hours_here']:.1f} hours an epoch on this machine, {hours['hours_eight_gpus']:.2f} on eight "
+        f"{name}: {hours['hours_here']:.3g} hours an epoch on this machine, {hours['hours_eight_gpus']:.2g} on eight "
         "GPUs."
         for name, hours in computed.items()
     )
