@@ -74,7 +74,7 @@ def test_features_are_shared(
     runs: tuple[list[dict[str, Any]], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Both wrote to one folder, each image once; what the one process then read is what it would have computed."""
-    (folder,) = [path for path in tmp_path_factory.getbasetemp().glob("ddp*/features/*") if path.is_dir()]
+    (folder,) = [path for path in tmp_path_factory.getbasetemp().glob("ddp0/features/*") if path.is_dir()]
     (first, second), _ = runs
     seen = {path for process in (first, second) for step in process["steps"] for path in step["paths"]}
     assert len(list(folder.rglob("*.features"))) == len(seen)
