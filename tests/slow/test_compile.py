@@ -20,8 +20,8 @@ pytestmark = [
 
 def fit(root: Path, folder: Path, **arguments: Any) -> Ckaad:
     options: dict[str, Any] = {"pre_trained": False, "image_size": 64, "seed": 0, "max_epochs": 1}
-    model = Ckaad("resnet18", (2,), **options, visualizer=False, evaluator=False, autocast=False, **arguments)
-    engine = Engine(default_root_dir=folder, accelerator="cpu", enable_progress_bar=False)
+    model = Ckaad("resnet18", (2,), **options, visualizer=False, evaluator=False, **arguments).double()
+    engine = Engine(default_root_dir=folder, accelerator="cpu", precision="64-true", enable_progress_bar=False)
     engine.fit(model, datamodule=make_folder_data(root))
     return model
 
@@ -33,4 +33,4 @@ def test_same_weights(folder_root: Path, tmp_path: Path) -> None:
     compiled = model.state_dict()
     assert list(compiled) == list(plain)
     for name, value in plain.items():
-        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3, equal_nan=True, msg=name)
+        torch.testing.assert_close(compiled[name], value, rtol=1e-6, atol=1e-8, equal_nan=True, msg=name)
