@@ -34,6 +34,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "max_epochs": (lambda v: v is None or v == -1 or _is_count(v), "a number of epochs of at least 1, or None"),
     "feature_cache": (lambda v: _is_number(v) and v >= 0, "a number of GiB of at least 0"),
+    "cache_limit": (lambda v: _is_number(v) and v >= 0, "a number of GiB of at least 0"),
     "seed": (lambda v: v is None or (_is_count(v, least=0) and v < 2**32), "a whole number in [0, 2^32), or None"),
 }
 

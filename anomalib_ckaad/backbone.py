@@ -158,13 +158,19 @@ class FrozenBackbone(nn.Module):
     Args:
         backbone: timm's name of the backbone.
         layers: Names or numbers of the chosen stages.
+        fold: Whether batch norms become part of the convolutions before them, on CPUs.
+        channels_last: Whether maps have their channels together in memory, which is faster on CPUs.
 
     Raises:
         ValueError: As ``resolve_layers`` does.
     """
 
-    def __init__(self, backbone: str, layers: Sequence[str | int]) -> None:
+    def __init__(
+        self, backbone: str, layers: Sequence[str | int], *, fold: bool = True, channels_last: bool = True
+    ) -> None:
         super().__init__()
+        self.fold = fold
+        self.channels_last = channels_last
         self.name = backbone
         self.stages = resolve_layers(backbone, layers)
         # timm itself and not anomalib's extractor: importing anomalib.models here would import this plugin in turn.
@@ -172,10 +178,16 @@ class FrozenBackbone(nn.Module):
             backbone, pretrained=False, features_only=True, out_indices=[stage.index for stage in self.stages]
         )
         _drop_layers_after(self.network, self.stages[-1].name)
-        self.network.to(memory_format=torch.channels_last)  # up to twice as fast on CPUs, depthwise convolutions most
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)  # up to twice as fast, depthwise convolutions most
         self.requires_grad_(requires_grad=False)
         self.eval()
         self._folded: tuple[object, nn.Module | None] = (None, None)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How maps lie in memory; not kept, since it cannot be pickled."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @torch.no_grad()
     def is_never_negative(self) -> bool:
@@ -192,7 +204,7 @@ class FrozenBackbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Extract features of normalized images (N, 3, H, W), one tensor (N, C_k, H_k, W_k) a stage."""
-        return list(self._fastest()(images.contiguous(memory_format=torch.channels_last)))
+        return list(self._fastest()(images.contiguous(memory_format=self.memory_format)))
 
     def _fastest(self) -> nn.Module:
         """The network, on CPUs with its batch norms folded into the convolutions, made again when its weights change.
@@ -200,14 +212,16 @@ class FrozenBackbone(nn.Module):
         Exporters and compilers get the network itself: they fold by themselves.
         """
         state = [*self.network.parameters(), *self.network.buffers()]
-        if torch.compiler.is_compiling() or state[0].device.type != "cpu" or any(one.is_inference() for one in state):
+        if not self.fold or torch.compiler.is_compiling() or state[0].device.type != "cpu":
+            return self.network
+        if any(one.is_inference() for one in state):
             return self.network
         key = (state[0].dtype, *((one.data_ptr(), one._version) for one in state))  # noqa: SLF001 - torch's own check
         if key != self._folded[0]:
             side = max(96, 3 * self.stages[-1].stride)
             noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0), dtype=state[0].dtype)
             with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-                self._folded = (key, fold_batch_norms(self.network, noise))
+                self._folded = (key, fold_batch_norms(self.network, noise, self.memory_format))
         # In a tuple it is no module of this one: neither checkpoints nor optimizers see it.
         return self._folded[1] or self.network
 

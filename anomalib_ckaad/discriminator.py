@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from anomalib_ckaad.channels_last import InstanceNorm, unit_length
 from anomalib_ckaad.reconstructor import Architecture
 
 NEGATIVE_SLOPE = 0.1
@@ -38,15 +38,13 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Score features, one tensor (N, C_k, H_k, W_k) a stage -> one tensor (N, H_k, W_k) a stage."""
-        return [
-            stage(functional.normalize(f, dim=1)).squeeze(1) for stage, f in zip(self.stages, features, strict=True)
-        ]
+        return [stage(unit_length(f)).squeeze(1) for stage, f in zip(self.stages, features, strict=True)]
 
 
 def _halving(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, bias=False),
-        nn.InstanceNorm2d(out_channels, affine=True),
+        InstanceNorm(out_channels),
         nn.LeakyReLU(NEGATIVE_SLOPE),
     )
 
@@ -91,10 +89,7 @@ class ImageDiscriminator(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Score features, one tensor (N, C_k, H_k, W_k) a stage -> a list of one tensor (N,)."""
         height, width = features[-1].shape[-2:]
-        maps = [
-            stage(functional.normalize(f, dim=1))[..., :height, :width]
-            for stage, f in zip(self.to_deepest, features, strict=True)
-        ]
+        maps = [stage(unit_length(f))[..., :height, :width] for stage, f in zip(self.to_deepest, features, strict=True)]
         return [self.head(self.to_two(torch.cat(maps, dim=1))).squeeze(1)]
 
 

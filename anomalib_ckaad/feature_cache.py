@@ -1,10 +1,13 @@
 """Remembers what the frozen backbone says of an image: every epoch the same, where nothing about it is random."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Identity, Normalize, Pad, Resize, ToDtype, ToImage
+
+from anomalib_ckaad.feature_folder import FeatureFolder, hash_image
 
 FIXED_TRANSFORMS = (CenterCrop, Compose, Grayscale, Identity, nn.Identity, Normalize, Pad, Resize, ToDtype, ToImage)
 """Transforms that give the same of the same image. Of any other it is not known."""
@@ -24,10 +27,11 @@ def is_fixed(transform: nn.Module | None) -> bool:
 
 
 class FeatureCache:
-    """Features of images by name, in memory, in the precision that they were computed in.
+    """Features of images by name, in memory and if wanted in a folder, in the precision that they were computed in.
 
     Args:
-        limit: Bytes to hold at most. What comes when it is full is computed every time.
+        limit: Bytes of memory to hold at most. What comes when it is full is looked up in the folder, or computed.
+        channels_last: Whether batches that are put together have their channels together, as the backbone gives them.
 
     Example:
         >>> cache = FeatureCache(limit=2**20)
@@ -39,20 +43,33 @@ class FeatureCache:
         torch.Size([2, 8, 8]) 3
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, *, channels_last: bool = True) -> None:
         self.limit = limit
+        self.channels_last = channels_last
+        self.folder: FeatureFolder | None = None
+        """Where features stay from one run to the next; None keeps them in memory only."""
         self.computed = 0
         """Number of images whose features were computed."""
-        self._features: dict[str, list[Tensor]] = {}
+        self._features: dict[tuple[str, str], list[Tensor]] = {}
         self._bytes = 0
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of features in memory."""
+        return self._bytes
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything but what is in the folder, and the folder."""
         self._features.clear()
         self._bytes = 0
+        self.folder = None
 
     def get(
-        self, images: Tensor, names: Sequence[str | None], compute: Callable[[Tensor], list[Tensor]]
+        self,
+        images: Tensor,
+        names: Sequence[str | None],
+        compute: Callable[[Tensor], list[Tensor]],
+        precision: str = "",
     ) -> list[Tensor]:
         """Features of images, computed together for those that are not known yet.
 
@@ -60,32 +77,61 @@ class FeatureCache:
             images: (N, 3, H, W).
             names: What each image is known by (N); None for one that will not come again.
             compute: The frozen backbone: images to one tensor (N, C_k, H_k, W_k) a stage.
+            precision: What else features depend on: the same image may be asked for in two precisions.
 
         Returns:
             One tensor (N, C_k, H_k, W_k) a stage.
         """
-        if self.limit <= 0 or not any(names):
+        if (self.limit <= 0 and self.folder is None) or not any(names):
             return compute(images)
-        unknown = [index for index, name in enumerate(names) if name not in self._features]
-        fresh: list[Tensor] = []
+        keys = [
+            "" if self.folder is None or name is None or (precision, name) in self._features else _key(image, precision)
+            for image, name in zip(images, names, strict=True)
+        ]
+        rows = [self._look_up(name, key, precision) for name, key in zip(names, keys, strict=True)]
+        unknown = [index for index, row in enumerate(rows) if row is None]
         if unknown:
             fresh = compute(images if len(unknown) == len(names) else images[unknown])
             self.computed += len(unknown)
-            self._keep([names[index] for index in unknown], fresh)
+            for position, index in enumerate(unknown):
+                # A copy, channels last: a view would hold the whole batch.
+                row = [_copy(stage[position]) for stage in fresh]
+                rows[index] = row
+                self._keep(names[index], keys[index], precision, row)
             if len(unknown) == len(names):
                 return fresh
-        position = dict(zip(unknown, range(len(unknown)), strict=True))
-        rows = [
-            [stage[position[index]] for stage in fresh] if index in position else self._features[str(name)]
-            for index, name in enumerate(names)
-        ]
-        return [torch.stack(stage) for stage in zip(*rows, strict=True)]
+        batch = [torch.stack(stage).movedim(-1, 1) for stage in zip(*filter(None, rows), strict=True)]
+        return batch if self.channels_last else [stage.contiguous() for stage in batch]
 
-    def _keep(self, names: Sequence[str | None], features: Sequence[Tensor]) -> None:
-        """Remember features of those images that have a name, as far as there is room."""
-        each = sum(stage[0].nbytes for stage in features)
-        for position, name in enumerate(names):
-            if name is not None and name not in self._features and self._bytes + each <= self.limit:
-                # A copy: a view would hold the whole batch.
-                self._features[name] = [stage[position].detach().clone() for stage in features]
-                self._bytes += each
+    def _look_up(self, name: str | None, key: str, precision: str) -> list[Tensor] | None:
+        if name is None:
+            return None
+        row = self._features.get((precision, name))
+        if row is None and self.folder is not None:
+            row = self.folder.read(key)
+            if row is not None:
+                self._remember(name, precision, row)
+        return row
+
+    def _keep(self, name: str | None, key: str, precision: str, row: list[Tensor]) -> None:
+        if name is None:
+            return
+        self._remember(name, precision, row)
+        if self.folder is not None:
+            self.folder.write(key, row)
+
+    def _remember(self, name: str, precision: str, row: list[Tensor]) -> None:
+        """Hold features in memory as far as there is room."""
+        each = sum(stage.nbytes for stage in row)
+        if (precision, name) not in self._features and self._bytes + each <= self.limit:
+            self._features[precision, name] = row
+            self._bytes += each
+
+
+def _key(image: Tensor, precision: str) -> str:
+    return hashlib.sha256(f"{hash_image(image)} {precision}".encode()).hexdigest()
+
+
+def _copy(stage: Tensor) -> Tensor:
+    """(C, H, W) -> (H, W, C)."""
+    return stage.detach().movedim(0, -1).clone(memory_format=torch.contiguous_format)

@@ -15,7 +15,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback, LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.calibration import ResidualMoments
@@ -30,7 +30,9 @@ from anomalib_ckaad.data.images import (
 from anomalib_ckaad.data.normal_batches import may_be_last_epoch, normal_batches
 from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
+from anomalib_ckaad.fast_training import bfloat16_if, make_adam, open_folder, precision_of
 from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
+from anomalib_ckaad.feature_folder import GIB
 from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
 from anomalib_ckaad.objectives import (
     STRATEGIES,
@@ -41,6 +43,7 @@ from anomalib_ckaad.objectives import (
     reconstruction_error,
 )
 from anomalib_ckaad.plugin import mend_benchmark
+from anomalib_ckaad.precision import is_worthwhile, use_bfloat16
 from anomalib_ckaad.preprocessing import (
     find_normalize,
     in_unit_range,
@@ -62,7 +65,6 @@ DEFAULT_BACKBONE = "wide_resnet50_2.tv_in1k"
 PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
 PAPER_EPOCHS_ELSEWHERE = 200
 EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-ADAM_BETAS = (0.5, 0.999)
 SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
 
 
@@ -113,6 +115,16 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             (400 for MVTecAD and Visa, 200 for all others). A number given here overrides the trainer's.
         feature_cache: GiB of memory for the backbone's features of training and validation images, which are computed
             once where no augmentation is random. 0 computes them every time, as is done on other devices than CPUs.
+        cache_dir: A folder in which these features stay, for later runs and other processes: for the same images,
+            weights, stages and transforms only. Default: none. ``docs/speed.md`` has what it takes and brings.
+        cache_limit: GiB that ``cache_dir`` may hold; what does not fit is computed every time.
+        autocast: Whether training steps on a CPU run in bfloat16 where the trainer's precision is its default; all
+            that is scored stays float32. Default None: where a measurement of some milliseconds finds bfloat16 at
+            least 1.5 times as fast, and images have 128x128 pixels or more. False trains in float32 throughout.
+        fold_batch_norms: Whether the frozen backbone's batch norms become part of its convolutions, on CPUs.
+        channels_last: Whether feature maps have their channels together in memory.
+        compile: Whether to run auto-encoder and discriminator through ``torch.compile`` in training. Default False: on
+            CPUs it takes a minute and a C++ compiler, and gains nothing that was measured.
         seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
         pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
         post_processor: As in every anomalib model, or ``RatePostProcessor`` for thresholds of a false-positive rate.
@@ -157,6 +169,12 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         image_size: int | Sequence[int] = 256,
         max_epochs: int | None = None,
         feature_cache: float = 2.0,
+        cache_dir: str | Path | None = None,
+        cache_limit: float = 20.0,
+        autocast: bool | None = None,  # noqa: FBT001
+        fold_batch_norms: bool = True,  # noqa: FBT001, FBT002
+        channels_last: bool = True,  # noqa: FBT001, FBT002
+        compile: bool = False,  # noqa: A002, FBT001, FBT002
         seed: int | None = None,
         pre_processor: PreProcessor | bool = True,  # noqa: FBT001, FBT002
         post_processor: PostProcessor | bool = True,  # noqa: FBT001, FBT002
@@ -168,6 +186,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         layers = (layers,) if isinstance(layers, int | str) else tuple(layers)
         weights = None if weights is None else str(weights)
         warm_start = None if warm_start is None else str(warm_start)
+        cache_dir = None if cache_dir is None else str(cache_dir)
         image_size = (image_size, image_size) if isinstance(image_size, int | str) else tuple(image_size)
         check_arguments(
             strategy=strategy,
@@ -183,6 +202,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             image_size=image_size,
             max_epochs=max_epochs,
             feature_cache=feature_cache,
+            cache_limit=cache_limit,
             seed=seed,
         )
         if pre_trained and warm_start is None:
@@ -209,7 +229,12 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         self.calibrate = usual.calibrate if calibrate is None else calibrate
         self._calibrated_at = -1
         self.max_epochs = max_epochs
-        self.feature_cache = FeatureCache(feature_cache * 2**30)
+        self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
+        self.cache_dir, self.cache_limit = cache_dir, cache_limit
+        self.autocast = autocast
+        self._use_bfloat16 = False
+        self._compiles = compile
+        self._compiled: dict[nn.Module, nn.Module] = {}
         self.seed = seed
         self.synthetic = synthetic
         self.synthesis = synthesis or ElasticAnomalies()
@@ -221,7 +246,9 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            self.model = CkaadModel(backbone, layers, norm, score_top_k, output_relu=output_relu)
+            self.model = CkaadModel(
+                backbone, layers, norm, score_top_k, output_relu, fold=fold_batch_norms, channels_last=channels_last
+            )
             self.model.check_size(*size)
             architecture = self.model.auto_encoder.architecture
             self.discriminator = make_discriminator(self.objective.strategy.discriminator, architecture, size)
@@ -279,6 +306,12 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             elif self.pre_trained:
                 load_backbone_weights(self.model.backbone, self.weights)
             self._has_weights = True
+        if self.cache_dir is not None:
+            transform = getattr(self.pre_processor, "transform", None)
+            folder = open_folder(self.cache_dir, self.cache_limit * GIB, self.model.backbone, transform)
+            self.feature_cache.folder = folder
+        wanted = use_bfloat16(self.autocast, self.trainer.precision, self.device, next(self.parameters()).dtype)
+        self._use_bfloat16 = self.trainer.strategy.broadcast(wanted)  # every process in the first one's precision
         if self._random_state is not None:
             set_random_state(self._random_state)
             self._random_state = None
@@ -321,14 +354,13 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def on_fit_end(self) -> None:
         """Give the memory of the features back."""
         self.feature_cache.clear()
+        self._compiled.clear()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the auto-encoder, and for the discriminator if there is one, each with betas (0.5, 0.999)."""
-        optimizers = [torch.optim.Adam(self.model.auto_encoder.parameters(), self.learning_rate, ADAM_BETAS)]
+        optimizers = [make_adam(self.model.auto_encoder.parameters(), self.learning_rate)]
         if self.discriminator is not None:
-            optimizers.append(
-                torch.optim.Adam(self.discriminator.parameters(), self.discriminator_learning_rate, ADAM_BETAS)
-            )
+            optimizers.append(make_adam(self.discriminator.parameters(), self.discriminator_learning_rate))
         return list(optimizers)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -337,17 +369,19 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         images, is_anomalous, names = self._training_images(batch)
         optimizers: Any = self.optimizers()  # Lightning's wrappers, which count steps
         own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
+        discriminator = self.discriminator if is_anomalous.any() else None
         try:
-            losses = alternating_step(
-                self._features(images, names, "train_data"),
-                is_anomalous,
-                auto_encoder=self.model.auto_encoder,
-                discriminator=self.discriminator if is_anomalous.any() else None,
-                objective=self.objective,
-                auto_encoder_optimizer=own,
-                discriminator_optimizer=other,
-                backward=self.manual_backward,
-            )
+            with bfloat16_if(self._use_bfloat16 and is_worthwhile(self.autocast, images)):
+                losses = alternating_step(
+                    self._features(images, names, "train_data"),
+                    is_anomalous,
+                    auto_encoder=self._fast(self.model.auto_encoder),
+                    discriminator=discriminator and self._fast(discriminator),
+                    objective=self.objective,
+                    auto_encoder_optimizer=own,
+                    discriminator_optimizer=other,
+                    backward=self.manual_backward,
+                )
         except NonFiniteLossError as error:
             step = self.trainer.fit_loop.total_batch_idx
             msg = f"Step {step}, epoch {self.current_epoch}: {error}"
@@ -375,7 +409,13 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         in_fit = self.trainer.state.fn == "fit"  # elsewhere each image comes once, and weights may change between
         if not in_fit or images.device.type != "cpu" or data is None or not all(map(is_fixed, transforms)):
             names = [None] * len(images)
-        return self.feature_cache.get(images, names, self.model.backbone)
+        return self.feature_cache.get(images, names, self.model.backbone, precision_of(images))
+
+    def _fast(self, module: nn.Module) -> nn.Module:
+        """The module, compiled where that is asked for; the compiled one is kept where no checkpoint sees it."""
+        if self._compiles and module not in self._compiled:
+            self._compiled[module] = cast("nn.Module", torch.compile(module))
+        return self._compiled.get(module, module)
 
     @property
     def _may_synthesize(self) -> bool:

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from anomalib_ckaad.channels_last import cosine_of_maps
+
 StrategyName = Literal["cka_patch", "cka_image", "gan", "recon_sub", "recon"]
 
 
@@ -65,11 +67,6 @@ class Objective:
     subtraction_weight: float = 0.1
 
 
-def _full_precision(tensor: Tensor) -> Tensor:
-    """At least float32: sums over whole feature maps lose too much in half precision."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def reconstruction_error(features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> Tensor:
     """Equation (2) for each image: sum over stages of 1 - cosine of the whole flattened feature maps.
 
@@ -86,7 +83,7 @@ def reconstruction_error(features: Sequence[Tensor], reconstructions: Sequence[T
         tensor([2., 2.])
     """
     per_stage = [
-        1 - torch.cosine_similarity(_full_precision(f).flatten(1), _full_precision(g).flatten(1), dim=1)
+        1 - cosine_of_maps(f, g)  # sums over whole maps in float32: they lose too much in half precision
         for f, g in zip(features, reconstructions, strict=True)
     ]
     return torch.stack(per_stage).sum(dim=0)
@@ -232,6 +229,8 @@ def alternating_step(
         NonFiniteLossError: If a loss or a gradient is NaN or infinite; no weight has been touched by it.
     """
     report: dict[str, Tensor] = {}
+    # Before the forward pass, whose maps are what takes memory: gradients of the step before are not there beside them.
+    auto_encoder_optimizer.zero_grad()
     reconstructions = auto_encoder(features)
 
     if discriminator is not None and discriminator_optimizer is not None:
@@ -255,7 +254,6 @@ def alternating_step(
     total = reconstruction_loss(reconstruction_error(features, reconstructions), is_anomalous, weight)
     _require_finite("reconstruction loss", total)
     report["reconstruction"] = total.detach()
-    auto_encoder_optimizer.zero_grad()
     if discriminator is None:
         backward(total)
     else:

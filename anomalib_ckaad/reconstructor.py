@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalib_ckaad.channels_last import InstanceNorm
+
 NormName = Literal["instance", "batch"]
 Norm = Callable[[int], nn.Module]
 
@@ -53,7 +55,7 @@ class Architecture:
 def make_norm(name: NormName) -> Norm:
     """Affine normalization layer by name; ``instance`` is the method, ``batch`` an ablation."""
     if name == "instance":
-        return lambda channels: nn.InstanceNorm2d(channels, affine=True)
+        return InstanceNorm
     return nn.BatchNorm2d
 
 

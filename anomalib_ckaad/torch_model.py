@@ -24,6 +24,8 @@ class CkaadModel(nn.Module):
         score_top_k: Number of pixels of the map whose mean is the image score; None for all.
         output_relu: Whether reconstructions end in a ReLU; None asks the backbone whether its features ever
             are negative.
+        fold: As ``FrozenBackbone``'s.
+        channels_last: As ``FrozenBackbone``'s; the auto-encoder follows its features.
 
     Raises:
         ValueError: If the backbone or a layer is unknown.
@@ -36,9 +38,12 @@ class CkaadModel(nn.Module):
         norm: NormName = "instance",
         score_top_k: int | None = 100,
         output_relu: bool | None = None,  # noqa: FBT001 - three values
+        *,
+        fold: bool = True,
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone = FrozenBackbone(backbone, layers)
+        self.backbone = FrozenBackbone(backbone, layers, fold=fold, channels_last=channels_last)
         architecture = describe(backbone, layers)
         # A ReLU cannot give signed features back, and spares features that are never negative impossible values.
         output_relu = self.backbone.is_never_negative() if output_relu is None else output_relu

@@ -3,9 +3,10 @@
     python benchmarks/startup.py [--repeats 100]
 
 Starts interpreters of two new virtual environments, one bare and one with the hook, in turn and over and over, so that
-a busy machine slows all of them alike. Whole processes are timed, and for the hook also its line in the .pth file
-alone, from inside, which is far less noisy. Printed are medians and quartiles in milliseconds; a cost is the median of
-the differences, pair by pair. The last line is a JSON object with the same numbers.
+a busy machine slows all of them alike; `anomalib-ckaad --help` and `import torch` run in the environment of this
+program. Whole processes are timed, and for the hook also its line in the .pth file alone, from inside, which is far
+less noisy. Printed are medians and quartiles in milliseconds; a cost is the median of the differences, pair by pair,
+and the last row, which alone is no time, that of ratios. The last line is a JSON object with the same numbers.
 """
 
 import argparse
@@ -31,22 +32,27 @@ TIMED_LINE = (
     f"import sys, time; sys.path.append({str(ROOT)!r})\nt = time.perf_counter()\n{LINE}\nt = time.perf_counter() - t"
 )
 
+HELP, TORCH = "anomalib-ckaad --help", "import torch (for comparison)"
+RATIO = "anomalib-ckaad --help / import torch"
+
 
 @dataclass(frozen=True)
 class Way:
     """A way to start an interpreter."""
 
-    environment: str  # "bare" or "hook"
+    environment: str  # "bare" or "hook" or "own"
     code: str = "pass"
     options: tuple[str, ...] = ()
     switch: str = "1"
 
     def seconds(self, folder: Path) -> float:
         """Start the interpreter, wait for its end and return the time that took."""
-        command = [folder / self.environment / "bin" / "python", *self.options, "-c", self.code]
+        own = self.environment == "own"
+        python = sys.executable if own else folder / self.environment / "bin" / "python"
+        command = [python, *self.options, "-c", self.code]
         variables = {**os.environ, "ANOMALIB_CKAAD_AUTOLOAD": self.switch, "PYTHONPATH": str(ROOT)}
         begin = time.perf_counter()
-        subprocess.run(command, env=variables, check=True)
+        subprocess.run(command, env=variables, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - begin
 
 
@@ -56,6 +62,8 @@ WAYS = {
     "hook turned off": Way("hook", switch="0"),
     "hook": Way("hook"),
     "import anomalib_ckaad": Way("bare", "import anomalib_ckaad"),
+    HELP: Way("own", "from anomalib_ckaad.cli import main; main(['--help'])"),
+    TORCH: Way("own", "import torch"),
 }
 COSTS = {
     "cost of site (for comparison)": ("without hook", "without site (-S)"),
@@ -91,6 +99,7 @@ def measure(repeats: int) -> dict[str, list[float]]:
                 times["the .pth line, from inside"].append(1e3 * taken)
     for name, (more, less) in COSTS.items():
         times[name] = [a - b for a, b in zip(times[more], times[less], strict=True)]
+    times[RATIO] = [a / b for a, b in zip(times[HELP], times[TORCH], strict=True)]
     return times
 
 
@@ -110,9 +119,9 @@ def main() -> None:
     if repeats < 2:  # noqa: PLR2004  # quartiles need two values
         parser.error(f"Expected --repeats of at least 2, got {repeats}. Do leave it out for 100.")
     summary = {name: summarize(values) for name, values in measure(repeats).items()}
-    print(f"{'milliseconds':<32}{'median':>10}{'lower':>10}{'upper':>10}   (quartiles of {repeats} rounds)")
+    print(f"{'milliseconds':<40}{'median':>10}{'lower':>10}{'upper':>10}   (quartiles of {repeats} rounds)")
     for name, row in summary.items():
-        print(f"{name:<32}{row['median']:>10.3f}{row['lower']:>10.3f}{row['upper']:>10.3f}")
+        print(f"{name:<40}{row['median']:>10.3f}{row['lower']:>10.3f}{row['upper']:>10.3f}")
     if options.report:
         rows = [
             {"milliseconds": name, **{key: f"{value:.2f}" for key, value in row.items()}}

@@ -5,23 +5,35 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.conftest import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 
 
-def test_inference(tmp_path: Path) -> None:
-    report = tmp_path / "results.md"
-    script = [sys.executable, str(ROOT / "benchmarks" / "inference.py")]
-    options = ["--repeats", "2", "--image-size", "64", "--threads", "1", "--report", str(report)]
+def run(name: str, folder: Path, *options: object) -> tuple[dict[str, Any], str]:
+    """The JSON object in a benchmark's last line, and the report that it wrote."""
+    report = folder / "report.md"
+    words = [*options, "--report", report]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*script, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *map(str, words)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]), report.read_text()
+
+
+def test_inference(tmp_path: Path) -> None:
+    found, report = run("inference", tmp_path, "--repeats", 2, "--image-size", 64, "--threads", 1)
     models = {(row["runtime"], row["model"], row["batch"]) for row in found["rows"]}
     for runtime in ("torch", "OpenVINO"):
         assert {(runtime, name, batch) for name in ("Ckaad", "PaDiM") for batch in (1, 16)} <= models
@@ -32,5 +44,63 @@ def test_inference(tmp_path: Path) -> None:
         assert (row["ratio"] == 1) == (row["model"] == "PatchCore, 400 images")
     # OpenVINO's processes hold no torch.
     assert max(row["memory"] for row in found["rows"] if row["runtime"] == "OpenVINO") < 600
-    assert "<!-- begin inference -->" in report.read_text()
+    assert "<!-- begin inference -->" in report
     assert set(found["outside"]) == {f"{one}, batch {batch}" for one in ("torch", "OpenVINO") for batch in (1, 16)}
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_training_step(precision: str, tmp_path: Path) -> None:
+    options = ["--rounds", 2, "--image-size", 64, "--threads", 1, "--backbones", "resnet18", "--precision", precision]
+    found, report = run("training_step", tmp_path, *options)
+    assert set(found) == {"resnet18"}
+    for name in ("ratio", "ratio_cached", "flops_share", "memory_ratio"):
+        assert 0 < found["resnet18"][name] < 100
+    assert "<!-- begin training-step -->" in report
+
+
+def test_cache(tmp_path: Path) -> None:
+    options = ["--rounds", 2, "--image-size", 64, "--threads", 1, "--images", 40, "--backbones", "resnet18"]
+    found, report = run("cache", tmp_path, *options)
+    for anomalies, images in (("known", 40 + 16), ("elastic", 40)):
+        row = found["resnet18"][anomalies]
+        assert row["memory"] > 0
+        assert row["disk"] > 0
+        each = 4 * (128 * 8 * 8 + 256 * 4 * 4)  # float32: images are small
+        assert row["memory_bytes"] == images * each
+        assert images * each < row["disk_bytes"] < 1.05 * images * each
+    assert "<!-- begin cache -->" in report
+
+
+def test_growth(tmp_path: Path) -> None:
+    plot = tmp_path / "growth.png"
+    options = ["--counts", 20, 40, 60, "--sizes", 64, 96, 128, "--images", 20, "--image-size", 64, "--threads", 1]
+    found, report = run("growth", tmp_path, *options, "--backbones", "resnet10t", "resnet18", "--plot", plot)
+    assert [len(rows) for rows in found["groups"].values()] == [3, 3, 2]
+    flop = [row["flop_an_image"] for row in found["groups"]["size"]]
+    assert flop[1] / flop[0] == pytest.approx(1.5**2, rel=0.05)
+    hours = found["million"]["resnet18"]
+    assert hours["hours_eight_gpus"] == pytest.approx(
+        1e6 * found["groups"]["backbone"][1]["flop_an_image"] / 8e14 / 3600
+    )
+    assert "Arithmetic" in report
+    assert plot.stat().st_size > 10_000
+
+
+def test_time_to_quality(tmp_path: Path) -> None:
+    for folder, count in (("train/NORMAL", 40), ("train/PNEUMONIA", 4), ("test/NORMAL", 3), ("test/PNEUMONIA", 3)):
+        write_images(tmp_path / "data" / folder, count, size=64, seed=len(folder))
+    options = ["--seeds", 1, "--limit", 3, "--every", 1, "--threads", 1, "--image-size", 64, "--target", 100]
+    found, report = run(
+        "time_to_quality", tmp_path, tmp_path / "data", *options, "--backbone", "resnet18", "--weights", "none"
+    )
+    for way in ("package", "paper"):
+        (one,) = found["runs"][way]
+        assert not one["passed"]
+        assert one["seconds"] >= 3
+    assert "at least" in report
+
+
+def test_startup(tmp_path: Path) -> None:
+    found, report = run("startup", tmp_path, "--repeats", 2)
+    assert found["milliseconds"]["anomalib-ckaad --help / import torch"]["median"] > 0
+    assert "import torch" in report

@@ -70,6 +70,17 @@ def test_same_losses_and_weights_as_one_process(runs: tuple[list[dict[str, Any]]
             torch.testing.assert_close(process["weights"][name], expected, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
+def test_features_are_shared(
+    runs: tuple[list[dict[str, Any]], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Both wrote to one folder, each image once; what the one process then read is what it would have computed."""
+    (folder,) = [path for path in tmp_path_factory.getbasetemp().glob("ddp0/features/*") if path.is_dir()]
+    (first, second), _ = runs
+    seen = {path for process in (first, second) for step in process["steps"] for path in step["paths"]}
+    assert len(list(folder.rglob("*.features"))) == len(seen)
+    assert not list(folder.rglob("*.part"))
+
+
 def test_weights_have_moved(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
     two, _ = runs
     losses = [step["losses"]["reconstruction"] for step in two[0]["steps"]]

@@ -83,6 +83,7 @@ def main(root: Path, output: Path, devices: int, earlier: Path | None) -> None:
         max_epochs=1,
         visualizer=False,
         evaluator=False,
+        cache_dir=root / "features",
     ).double()
     engine = Engine(
         default_root_dir=output,

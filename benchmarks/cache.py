@@ -1,0 +1,180 @@
+"""One epoch after the first, with the backbone's features from memory or disk, against computing them every time.
+
+    python benchmarks/cache.py [--rounds 5] [--threads 2] [--images 80] [--backbones resnet18 tf_efficientnet_lite0]
+        [--report docs/speed.md]
+
+Trains through anomalib's engine on a plain folder of images of 256x256 without augmentations, in batches of 16, a fifth
+of them for validation, once with known anomalies in the batches and once with elastic ones, which are new each time and
+in no cache. Weights are random, which changes no time. In every round each way trains for two epochs, of which the
+second is timed, validation included; ratios are medians over rounds. For the disk the cache in memory is off, and the
+files are written in an untimed round. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import Folder
+from anomalib.engine import Engine
+from lightning.pytorch import Callback
+from machine import describe_machine, spread, write_images
+
+from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.study.sections import markdown_table, write_section
+
+STAGES = (2, 3)
+BATCH = 16
+WAYS: dict[str, dict[str, Any]] = {
+    "computed": {"feature_cache": 0},
+    "memory": {"feature_cache": 8},
+    "disk": {"feature_cache": 0, "cache_dir": "features"},
+}
+
+
+class SecondEpoch(Callback):
+    """Times the second epoch, and reads how much the cache holds before it is cleared."""
+
+    seconds = 0.0
+    held = 0
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        """Begin."""
+        self.begin = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
+        """End; validation has been before."""
+        del trainer
+        self.seconds = time.perf_counter() - self.begin
+        self.held = pl_module.feature_cache.bytes_held
+
+
+def run(backbone: str, root: Path, way: dict[str, Any], options: argparse.Namespace, *, known: bool) -> SecondEpoch:
+    """Train for two epochs."""
+    arguments = dict(way)
+    if "cache_dir" in arguments:
+        arguments["cache_dir"] = root / arguments["cache_dir"]
+    data: Any = Folder(
+        "cache",
+        root=root,
+        normal_dir="good",
+        normal_test_dir="test",
+        abnormal_dir="bad",
+        train_batch_size=BATCH,
+        eval_batch_size=BATCH,
+        num_workers=0,
+        val_split_mode="from_train",
+        val_split_ratio=0.2,
+        seed=0,
+    )
+    if known:
+        data = KnownAnomalies(data, known_anomaly_dir=root / "known")
+    model = Ckaad(
+        backbone,
+        STAGES,
+        pre_trained=False,
+        image_size=options.image_size,
+        seed=0,
+        max_epochs=2,
+        evaluator=False,
+        visualizer=False,
+        **arguments,
+    )
+    timer = SecondEpoch()
+    engine = Engine(
+        default_root_dir=root / "results",
+        accelerator="cpu",
+        callbacks=[timer],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+    engine.fit(model, datamodule=data)
+    return timer
+
+
+def measure(backbone: str, options: argparse.Namespace, *, known: bool) -> dict[str, Any]:
+    """Seconds of every way, one a round, and the bytes in memory and on disk."""
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    held = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for name, count in (("good", options.images), ("test", 1), ("bad", 1), ("known", BATCH)):
+            write_images(root / name, count, options.image_size, seed=len(name))
+        for number in range(-1, options.rounds):  # the first round warms up and writes files
+            for name, way in WAYS.items():
+                timer = run(backbone, root, way, options, known=known)
+                held = max(held, timer.held)
+                if number >= 0:
+                    seconds[name].append(timer.seconds)
+        disk = sum(file.stat().st_size for file in (root / "features").rglob("*.features"))
+        count = len(list((root / "features").rglob("*.features")))
+    ratios = {
+        name: [one / other for one, other in zip(seconds["computed"], seconds[name], strict=True)]
+        for name in ("memory", "disk")
+    }
+    return {"seconds": seconds, "ratios": ratios, "memory": held, "disk": disk, "files": count}
+
+
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="at least 2; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--images", type=int, default=80, help="normal images; default: %(default)s")
+    parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
+    parser.add_argument(
+        "--backbones", nargs="+", default=("resnet18", "tf_efficientnet_lite0"), help="default: ResNet18 and Lite0"
+    )
+    parser.add_argument("--report", type=Path, help="Markdown file whose section `cache` gets the table")
+    options = parser.parse_args()
+    if options.rounds < 2:  # noqa: PLR2004  # quartiles need two values
+        parser.error(f"Expected --rounds of at least 2, got {options.rounds}. Do leave it out for 5.")
+    return options
+
+
+def main() -> None:
+    """Measure and print."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    options = parse()
+    torch.set_num_threads(options.threads)
+    rows = []
+    results: dict[str, dict[str, Any]] = {}
+    for backbone in options.backbones:
+        for known in (True, False):
+            found = measure(backbone, options, known=known)
+            anomalies = "known" if known else "elastic"
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "anomalies": anomalies,
+                    **{f"{name}, s": spread(values) for name, values in found["seconds"].items()},
+                    **{f"{name}, ratio": spread(values) for name, values in found["ratios"].items()},
+                    "memory, MiB an image": f"{found['memory'] / max(found['files'], 1) / 2**20:.2f}",
+                    "disk, MiB an image": f"{found['disk'] / max(found['files'], 1) / 2**20:.2f}",
+                    "images in the cache": str(found["files"]),
+                }
+            )
+            medians = {name: statistics.median(values) for name, values in found["ratios"].items()}
+            sizes = {f"{name}_bytes": found[name] for name in ("memory", "disk")}
+            results.setdefault(backbone, {})[anomalies] = {"ratio": medians["memory"], **medians, **sizes}
+    text = (
+        f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {options.images} normal images, "
+        f"{BATCH} known ones; {describe_machine(options.threads)}."
+    )
+    print(text)
+    if options.report:
+        write_section(options.report, "cache", text)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

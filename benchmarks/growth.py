@@ -1,0 +1,163 @@
+"""How time and memory of training grow with the number of images, their size and the backbone, at three sizes each.
+
+    python benchmarks/growth.py [--threads 2] [--counts 40 80 160] [--sizes 128 256 384] [--report docs/speed.md]
+        [--plot docs/images/growth.png] [--assumed-tflops 100]
+
+Every training is a process of its own: two epochs through anomalib's engine, with 16 normal images and 16 known
+anomalies a batch, stages 2 3, no cache of features, random weights, of which the second epoch is timed, its validation
+included. What does not vary is 80 images of 256x256 and ResNet18. What a million images would take is arithmetic, and
+labeled as such: on this machine from the seconds an image; on eight GPUs from the counted operations an image and a
+throughput that is assumed, not measured. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from cache import BATCH, STAGES, run
+from machine import describe_machine, write_images
+from matplotlib.figure import Figure
+from torch.utils.flop_counter import FlopCounterMode
+from training_step import PackageStep
+
+from anomalib_ckaad.discriminator import PatchDiscriminator
+from anomalib_ckaad.study.memory import peak_memory
+from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.torch_model import CkaadModel
+
+MILLION = 10**6
+GPUS = 8
+USUAL = {"images": 80, "size": 256, "backbone": "resnet18"}
+BACKBONES = ("tf_efficientnet_lite0", "resnet18", "wide_resnet50_2")
+
+
+def train_once(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the second epoch and peak memory in MiB of this process."""
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for name, count in (("good", options.images), ("test", 1), ("bad", 1), ("known", BATCH)):
+            write_images(root / name, count, options.image_size, seed=len(name))
+        timer = run(options.backbones[0], root, {"feature_cache": 0}, options, known=True)
+    return {"seconds": timer.seconds, "memory": peak_memory()}
+
+
+def measure(case: dict[str, Any], threads: int) -> dict[str, Any]:
+    """One training in a process of its own."""
+    arguments = ["--one", "--images", case["images"], "--image-size", case["size"], "--backbones", case["backbone"]]
+    command = [sys.executable, __file__, *map(str, arguments), "--threads", str(threads)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**case, **found, "seconds_an_image": found["seconds"] / case["images"], "flop_an_image": count_flop(case)}
+
+
+def count_flop(case: dict[str, Any]) -> float:
+    """Floating-point operations of a training step by its normal images, each of which brings one anomaly."""
+    model = CkaadModel(case["backbone"], STAGES)
+    step = PackageStep(model, PatchDiscriminator(model.auto_encoder.architecture.channels), bfloat16=False)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step(step.features(torch.randn(2, 3, case["size"], case["size"])), torch.tensor([False, True]))
+    return float(counter.get_total_flops())
+
+
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--counts", type=int, nargs=3, default=(40, 80, 160), help="default: 40 80 160")
+    parser.add_argument("--sizes", type=int, nargs=3, default=(128, 256, 384), help="default: 128 256 384")
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES, help="default: three from small to large")
+    parser.add_argument("--images", type=int, default=USUAL["images"], help="where their number does not vary")
+    parser.add_argument("--image-size", type=int, default=USUAL["size"], help="where it does not vary")
+    parser.add_argument("--usual-backbone", default=USUAL["backbone"], help="where it does not vary")
+    parser.add_argument(
+        "--assumed-tflops", type=float, default=100.0, help="bfloat16 throughput of one GPU; default: %(default)s"
+    )
+    parser.add_argument("--plot", type=Path, help="picture to write")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section `growth` gets the table")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def draw(groups: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Seconds an epoch and peak memory against what varies."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (name, rows) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
+        places = range(len(rows))
+        axes.plot(places, [row["seconds"] for row in rows], "o-", color="tab:blue")
+        axes.set_xticks(places, [str(row[name]).removeprefix("tf_") for row in rows])
+        axes.set_xlabel({"images": "normal images", "size": "image side, pixels", "backbone": "backbone"}[name])
+        axes.set_ylabel("seconds an epoch", color="tab:blue")
+        axes.set_ylim(bottom=0)
+        other = axes.twinx()
+        other.plot(places, [row["memory"] for row in rows], "s--", color="tab:orange")
+        other.set_ylabel("peak memory, MiB", color="tab:orange")
+        other.set_ylim(bottom=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def arithmetic(row: dict[str, Any], tflops: float) -> dict[str, float]:
+    """Hours that an epoch of a million normal images would take; computed, not measured."""
+    here = MILLION * row["seconds_an_image"] / 3600
+    gpus = MILLION * row["flop_an_image"] / (GPUS * tflops * 1e12) / 3600
+    return {"hours_here": here, "hours_eight_gpus": gpus}
+
+
+def main() -> None:
+    """Measure and print."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    options = parse()
+    torch.set_num_threads(options.threads)
+    if options.one:
+        print(json.dumps(train_once(options)))
+        return
+    usual = {"images": options.images, "size": options.image_size, "backbone": options.usual_backbone}
+    varied = {"images": options.counts, "size": options.sizes, "backbone": options.backbones}
+    groups = {
+        name: [measure({**usual, name: value}, options.threads) for value in values] for name, values in varied.items()
+    }
+    rows = [
+        {
+            "varied": name,
+            "images": str(row["images"]),
+            "size": str(row["size"]),
+            "backbone": row["backbone"],
+            "epoch, s": f"{row['seconds']:.2f}",
+            "ms an image": f"{1e3 * row['seconds_an_image']:.1f}",
+            "GFLOP an image": f"{row['flop_an_image'] / 1e9:.1f}",
+            "peak memory, MiB": f"{row['memory']:.0f}",
+        }
+        for name, measured in groups.items()
+        for row in measured
+    ]
+    computed = {row["backbone"]: arithmetic(row, options.assumed_tflops) for row in groups["backbone"]}
+    sentences = " ".join(
+        f"{name}: {hours['hours_here']:.3g} hours an epoch on this machine, {hours['hours_eight_gpus']:.2g} on eight "
+        "GPUs."
+        for name, hours in computed.items()
+    )
+    text = (
+        f"{markdown_table(rows)}\n\n{describe_machine(options.threads)}.\n\n"
+        f"Arithmetic for a million normal images, nothing of which was run: images times seconds an image; on {GPUS} "
+        f"GPUs images times operations an image / ({GPUS} x {options.assumed_tflops:g} TFLOP/s, an assumed throughput "
+        f"of each, reading of images left out). {sentences}"
+    )
+    print(text)
+    if options.plot:
+        draw(groups, options.plot)
+    if options.report:
+        write_section(options.report, "growth", text)
+    print(json.dumps({"groups": groups, "million": computed, "assumed_tflops": options.assumed_tflops}))
+
+
+if __name__ == "__main__":
+    main()

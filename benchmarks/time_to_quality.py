@@ -1,0 +1,214 @@
+"""Seconds of training until an image AUROC is passed: the package's fast way against the paper's rates and precision.
+
+    python benchmarks/time_to_quality.py ../shared/data/chest_xray [--seeds 3] [--threads 2] [--limit 3600]
+        [--report docs/speed.md]
+
+Chest X-ray: folders train and test, each with NORMAL and PNEUMONIA; the images of train/PNEUMONIA are the known
+anomalies. EfficientNet-Lite0 with the weights of its package, stages 2 3, 256x256. The test images are scored every so
+many steps, for this benchmark alone: nothing is chosen by it, and its time is taken out. Time begins before the model
+is built, the imports being done. ``paper``: learning rates 5e-3 and 1e-4, float32, no cache. ``package``: 1e-3 for
+both, as the README advises for medical images, bfloat16 where it pays, features from the cache. Both have batches of 32
+and the mean of the 100 highest pixels as score. What has not passed after ``--limit`` seconds is stopped there: its
+time is a lower bound. The last line is a JSON object.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import Folder
+from anomalib.engine import Engine
+from lightning.pytorch import Callback
+from machine import describe_machine
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.study.sections import markdown_table, write_section
+
+BATCH = 32
+WAYS: dict[str, dict[str, Any]] = {
+    "package": {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3},
+    "paper": {
+        "learning_rate": 5e-3,
+        "discriminator_learning_rate": 1e-4,
+        "autocast": False,
+        "feature_cache": 0,
+    },
+}
+
+
+class UntilPassed(Callback):
+    """Scores the test images now and then, and stops when the target is passed or time is over."""
+
+    def __init__(self, batches: list[Any], options: argparse.Namespace, begin: float) -> None:
+        self.batches, self.options, self.begin = batches, options, begin
+        self.paused = 0.0
+        self.steps = 0
+        self.found: list[tuple[int, float, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time of training so far."""
+        return time.perf_counter() - self.begin - self.paused
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: object) -> None:  # noqa: ANN401
+        """Look whether it is good enough."""
+        self.steps += 1
+        over = self.seconds >= self.options.limit
+        if self.steps % self.options.every and not over:
+            return
+        seconds, pause = self.seconds, time.perf_counter()
+        auroc = self.score(pl_module)
+        self.found.append((self.steps, seconds, auroc))
+        self.paused += time.perf_counter() - pause
+        trainer.should_stop = over or auroc > self.options.target / 100
+
+    @torch.no_grad()
+    def score(self, model: Ckaad) -> float:
+        """Image AUROC of the test images."""
+        training = model.training
+        model.eval()
+        scores, labels = [], []
+        for batch in self.batches:
+            transformed = model.pre_processor.transform(batch.image)
+            scores.append(model.model(transformed).pred_score)
+            labels.append(batch.gt_label)
+        model.train(training)
+        return binary_auroc(torch.cat(scores), torch.cat(labels).long()).item()
+
+
+def link_without_known(source: Path, target: Path) -> None:
+    """A folder of links to the images, without those test images that are among the known anomalies as well."""
+
+    def digest(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    known = {digest(path) for path in (source / "train" / "PNEUMONIA").iterdir()}
+    for folder in ("train/NORMAL", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA"):
+        (target / folder).mkdir(parents=True)
+        for path in sorted((source / folder).iterdir()):
+            if folder != "test/PNEUMONIA" or digest(path) not in known:
+                (target / folder / path.name).symlink_to(path.resolve())
+
+
+def run(way: str, seed: int, options: argparse.Namespace, results: Path) -> dict[str, Any]:
+    """One training until the target or the limit."""
+    root = results.parent / "data"
+    if not root.exists():
+        link_without_known(options.data, root)
+
+    def make_data() -> Folder:
+        return Folder(
+            "chest_xray",
+            root=root,
+            normal_dir="train/NORMAL",
+            normal_test_dir="test/NORMAL",
+            abnormal_dir="test/PNEUMONIA",
+            train_batch_size=BATCH,
+            eval_batch_size=BATCH,
+            num_workers=options.workers,
+            val_split_mode="from_train",
+            val_split_ratio=0.05,
+            seed=seed,
+        )
+
+    scored = make_data()
+    scored.setup()
+    batches = list(scored.test_dataloader())
+    begin = time.perf_counter()
+    data = KnownAnomalies(make_data(), known_anomaly_dir=root / "train" / "PNEUMONIA", seed=seed)
+    model = Ckaad(
+        options.backbone,
+        (2, 3),
+        weights=options.weights,
+        pre_trained=options.weights is not None,
+        image_size=options.image_size,
+        seed=seed,
+        max_epochs=-1,
+        visualizer=False,
+        evaluator=False,
+        **WAYS[way],
+    )
+    until = UntilPassed(batches, options, begin)
+    engine = Engine(
+        default_root_dir=results,
+        accelerator="cpu",
+        callbacks=[until],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+    engine.fit(model, datamodule=data)
+    step, seconds, auroc = until.found[-1]
+    passed = auroc > options.target / 100
+    return {"seed": seed, "seconds": seconds, "steps": step, "auroc": auroc, "passed": passed, "course": until.found}
+
+
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the folder with train and test")
+    parser.add_argument("--target", type=float, default=94.0, help="image AUROC in percent; default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=3, help="how many; default: %(default)s")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds; default: %(default)s")
+    parser.add_argument("--every", type=int, default=5, help="steps between two looks; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=tuple(WAYS), help="default: both")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="default: %(default)s")
+    parser.add_argument("--weights", default="package", help="as Ckaad's, or `none`; default: %(default)s")
+    parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section `time-to-quality` gets the table")
+    options = parser.parse_args()
+    if not (options.data / "train" / "PNEUMONIA").is_dir():
+        parser.error(f"Expected train/PNEUMONIA in {options.data}, got no such folder. Do give the data set's folder.")
+    options.weights = None if options.weights == "none" else options.weights
+    return options
+
+
+def main() -> None:
+    """Measure and print."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    options = parse()
+    torch.set_num_threads(options.threads)
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
+    with tempfile.TemporaryDirectory() as results:
+        for seed in range(options.seeds):
+            for way in options.ways:
+                found[way].append(run(way, seed, options, Path(results) / f"{way}-{seed}"))
+    rows = [
+        {
+            "way": way,
+            "seed": str(one["seed"]),
+            "seconds": f"{'' if one['passed'] else 'more than '}{one['seconds']:.0f}",
+            "steps": str(one["steps"]),
+            "AUROC, percent": f"{100 * one['auroc']:.1f}",
+        }
+        for way, runs in found.items()
+        for one in runs
+    ]
+    medians = {way: statistics.median(one["seconds"] for one in runs) for way, runs in found.items()}
+    summary: dict[str, Any] = {"median_seconds": medians, "target": options.target, "limit": options.limit}
+    text = f"{markdown_table(rows)}\n\nUntil {options.target:g} % is passed; {describe_machine(options.threads)}."
+    if {"package", "paper"} <= set(medians):
+        summary["ratio"] = medians["paper"] / medians["package"]
+        bound = "" if all(one["passed"] for one in found["paper"]) else "at least "
+        text += f" Median of the paper's by the package's seconds: {bound}{summary['ratio']:.1f}."
+    print(text)
+    if options.report:
+        write_section(options.report, "time-to-quality", text)
+    print(json.dumps({**summary, "runs": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""One training step against a plain one, its share of what the processor can do, and its memory.
+
+    python benchmarks/training_step.py [--rounds 7] [--threads 2] [--backbones resnet18 wide_resnet50_2]
+        [--report docs/speed.md]
+
+The plain step is ``plain_step.py``: the reference's order of computation in float32, with nothing done for speed. Both
+have the same images and weights that began alike; weights are random, which changes no time. Every round does one of
+each, one more with the features given as the feature cache gives them, and matrix products in the step's precision, so
+that a busy machine slows all of them alike; ratios are medians over rounds. Multiply-adds are counted by torch, two
+operations each. Memory is the peak of a process that does two steps of one kind. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from machine import describe_machine, spread
+from plain_step import PlainStep
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_ckaad.discriminator import PatchDiscriminator
+from anomalib_ckaad.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.precision import WORTHWHILE, bfloat16_speed_up
+from anomalib_ckaad.study.memory import peak_memory
+from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.torch_model import CkaadModel
+
+MATRIX_SIDE = 4096
+LEARNING_RATES = (1e-3, 1e-4)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A backbone, its stages, and the number of normal images in a batch, which has as many anomalous ones."""
+
+    backbone: str
+    stages: tuple[int, ...]
+    each: int
+
+
+SETUPS = {
+    "resnet18": Setup("resnet18", (2, 3), 16),
+    "wide_resnet50_2": Setup("wide_resnet50_2", (1, 2, 3), 4),
+    "tf_efficientnet_lite0": Setup("tf_efficientnet_lite0", (2, 3), 16),
+}
+DEFAULT_SETUPS = ("resnet18", "wide_resnet50_2")
+
+
+class PackageStep:
+    """What ``Ckaad`` does in a step, without Lightning.
+
+    Args:
+        model: Backbone and auto-encoder.
+        discriminator: The patch discriminator.
+        bfloat16: Whether under autocast.
+    """
+
+    def __init__(self, model: CkaadModel, discriminator: PatchDiscriminator, *, bfloat16: bool) -> None:
+        self.model, self.discriminator, self.bfloat16 = model, discriminator, bfloat16
+        self.of_auto_encoder = make_adam(model.auto_encoder.parameters(), LEARNING_RATES[0])
+        self.of_discriminator = make_adam(discriminator.parameters(), LEARNING_RATES[1])
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Features in the precision of the step."""
+        with bfloat16_if(self.bfloat16):
+            return self.model.backbone(images)
+
+    def __call__(self, features: list[Tensor], is_anomalous: Tensor) -> dict[str, Tensor]:
+        """One step on features, one tensor (N, C_k, H_k, W_k) a stage."""
+        with bfloat16_if(self.bfloat16):
+            return alternating_step(
+                features,
+                is_anomalous,
+                auto_encoder=self.model.auto_encoder,
+                discriminator=self.discriminator,
+                objective=Objective(STRATEGIES["cka_patch"]),
+                auto_encoder_optimizer=self.of_auto_encoder,
+                discriminator_optimizer=self.of_discriminator,
+            )
+
+
+def build_model(setup: Setup) -> tuple[CkaadModel, PatchDiscriminator]:
+    """Model and discriminator, the same each time."""
+    torch.manual_seed(0)
+    model = CkaadModel(setup.backbone, setup.stages)
+    return model, PatchDiscriminator(model.auto_encoder.architecture.channels)
+
+
+def build(setup: Setup, *, bfloat16: bool) -> tuple[PlainStep, PackageStep]:
+    """Both kinds of step with the same weights."""
+    model, discriminator = build_model(setup)
+    plain = PlainStep(model, discriminator, *LEARNING_RATES)
+    return plain, PackageStep(model, discriminator, bfloat16=bfloat16)
+
+
+def make_batch(setup: Setup, size: int) -> tuple[Tensor, Tensor]:
+    """Images (2 n, 3, H, W), normal ones first, and which are anomalous (2 n,)."""
+    images = torch.randn(2 * setup.each, 3, size, size, generator=torch.Generator().manual_seed(1))
+    return images, torch.arange(len(images)) >= setup.each
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """How long a call takes."""
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def matrix_product(dtype: torch.dtype, side: int) -> Callable[[], float]:
+    """A function that multiplies two large matrices and returns the operations a second."""
+    one, other = (torch.randn(side, side).to(dtype) for _ in range(2))
+    return lambda: 2 * side**3 / seconds_of(lambda: one @ other)
+
+
+def measure(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dict[str, list[float]]:
+    """Seconds of every kind of step, and operations a second of matrix products, one value a round."""
+    plain, package = build(setup, bfloat16=bfloat16)
+    images, is_anomalous = make_batch(setup, options.image_size)
+    cached = package.features(images)
+    dtype = cached[0].dtype
+    side = min(MATRIX_SIDE, 16 * options.image_size)
+    multiply = matrix_product(dtype, side)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        package(package.features(images), is_anomalous)
+    kinds: dict[str, Callable[[], float]] = {
+        "plain": lambda: seconds_of(lambda: plain(images[: setup.each], images[setup.each :])),
+        "package": lambda: seconds_of(lambda: package(package.features(images), is_anomalous)),
+        "cached": lambda: seconds_of(lambda: package(cached, is_anomalous)),
+        "matrix": lambda: max(multiply() for _ in range(3)),
+    }
+    values: dict[str, list[float]] = {name: [] for name in kinds}
+    for number in range(-1, options.rounds):  # the first round warms up
+        for name, run in kinds.items():
+            value = run()
+            if number >= 0:
+                values[name].append(value)
+    operations = counter.get_total_flops()
+    values["ratio"] = [one / other for one, other in zip(values["plain"], values["package"], strict=True)]
+    values["ratio_cached"] = [one / other for one, other in zip(values["plain"], values["cached"], strict=True)]
+    values["flops_share"] = [
+        operations / one / other for one, other in zip(values["package"], values["matrix"], strict=True)
+    ]
+    values["operations"] = [operations]
+    return values
+
+
+def measure_memory(name: str, kind: str, options: argparse.Namespace) -> float:
+    """Peak memory in MiB of a process that does two steps of a kind, or none for kind ``nothing``."""
+    arguments = ["--steps-of", kind, "--backbones", name, "--image-size", options.image_size]
+    command = [sys.executable, __file__, *map(str, arguments), "--threads", str(options.threads)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def two_steps(setup: Setup, kind: str, size: int, *, bfloat16: bool) -> None:
+    """Two steps of a kind and nothing else."""
+    if kind == "nothing":
+        return
+    images, is_anomalous = make_batch(setup, size)
+    model, discriminator = build_model(setup)
+    plain = PlainStep(model, discriminator, *LEARNING_RATES) if kind == "plain" else None
+    package = None if plain else PackageStep(model, discriminator, bfloat16=bfloat16)
+    del model, discriminator
+    for _ in range(2):
+        if plain:
+            plain(images[: setup.each], images[setup.each :])
+        elif package:
+            package(package.features(images), is_anomalous)
+
+
+def row_of(name: str, values: dict[str, list[float]], memory: dict[str, float]) -> dict[str, str]:
+    """A row of the table."""
+    setup = SETUPS[name]
+    return {
+        "backbone, stages, images": f"{name}, {' '.join(map(str, setup.stages))}, {setup.each} + {setup.each}",
+        "plain, s": spread(values["plain"]),
+        "package, s": spread(values["package"]),
+        "ratio": spread(values["ratio"]),
+        "with features cached, s": spread(values["cached"]),
+        "ratio, cached": spread(values["ratio_cached"]),
+        "GFLOP a step": f"{values['operations'][0] / 1e9:.0f}",
+        "share of the matrix product's FLOP/s": spread(values["flops_share"]),
+        "matrix product, GFLOP/s": spread(values["matrix"], 1e-9),
+        "peak memory, MiB: plain, package, imports alone": ", ".join(f"{value:.0f}" for value in memory.values()),
+    }
+
+
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="at least 2; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--backbones", nargs="+", choices=SETUPS, default=DEFAULT_SETUPS, help="default: both ResNets")
+    parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="default: auto")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section `training-step` gets the table")
+    parser.add_argument("--steps-of", choices=("plain", "package", "nothing"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rounds < 2:  # noqa: PLR2004  # quartiles need two values
+        parser.error(f"Expected --rounds of at least 2, got {options.rounds}. Do leave it out for 7.")
+    return options
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    measured = options.precision == "auto" and bfloat16_speed_up() >= WORTHWHILE
+    bfloat16 = measured or options.precision == "bfloat16"
+    if options.steps_of:
+        two_steps(SETUPS[options.backbones[0]], options.steps_of, options.image_size, bfloat16=bfloat16)
+        print(f"{peak_memory():.0f}")
+        return
+    rows, found = [], {}
+    for name in options.backbones:
+        memory = {kind: measure_memory(name, kind, options) for kind in ("plain", "package", "nothing")}
+        values = measure(SETUPS[name], options, bfloat16=bfloat16)
+        rows.append(row_of(name, values, memory))
+        found[name] = {key: statistics.median(values[key]) for key in ("ratio", "ratio_cached", "flops_share")}
+        found[name]["memory_ratio"] = memory["package"] / memory["plain"]
+        found[name] |= {
+            f"{key}_quartiles": statistics.quantiles(values[key], n=4)
+            for key in ("plain", "package", "cached", "ratio", "ratio_cached", "flops_share")
+        }
+    precision = "bfloat16" if bfloat16 else "float32"
+    text = (
+        f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; "
+        f"{describe_machine(options.threads)}."
+    )
+    print(text)
+    if options.report:
+        write_section(options.report, "training-step", text)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
