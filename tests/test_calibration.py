@@ -260,3 +260,9 @@ def test_a_warm_start_begins_without(folder_root: Path, tmp_path: Path) -> None:
 def test_presets(arguments: dict[str, Any], expected: tuple[float, float, bool]) -> None:
     model = make_model(**{"calibrate": None, **arguments})
     assert (model.learning_rate, model.discriminator_learning_rate, model.calibrate) == expected
+
+
+@pytest.mark.parametrize(("backbone", "expected"), [("resnet18", (1, 2, 3)), ("tf_efficientnet_lite0", (2, 3))])
+def test_stages_of_presets(backbone: str, expected: tuple[int, ...]) -> None:
+    model = make_model(backbone=backbone, layers=None)
+    assert tuple(stage.number for stage in model.model.backbone.stages) == expected

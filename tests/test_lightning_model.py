@@ -226,6 +226,20 @@ def test_epochs(of_model: int | None, of_trainer: int | None, expected: int, fol
     assert engine.trainer.max_epochs == expected
 
 
+@pytest.mark.parametrize("of_trainer", [None, 3])
+def test_epochs_that_hold_the_measured_steps(
+    of_trainer: int | None, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ckaad, "training_step", lambda *_: None)  # epochs are counted alone
+    engine = make_engine(tmp_path, max_epochs=of_trainer, limit_val_batches=0)
+    data = make_folder_data(folder_root)
+    data.setup()
+    batches = len(data.train_dataloader())
+    engine.fit(make_model(preset="measured", calibrate=False), datamodule=data)
+    assert engine.trainer.max_epochs == (of_trainer or -(-400 // batches))
+    assert engine.trainer.current_epoch == engine.trainer.max_epochs
+
+
 def test_epochs_of_the_papers_industrial_data(folder_root: Path, tmp_path: Path) -> None:
     class Visa(Folder):
         """Called as anomalib's."""
