@@ -143,6 +143,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     model: CkaadModel
     learns_from_known_anomalies = True
     """What ``KnownAnomalies`` asks: other models would take them for normal images."""
+    knows_when_to_stop = True
+    """What a study asks: other models would train for Lightning's 1000 epochs."""
 
     def __init__(
         self,

@@ -126,7 +126,8 @@ def run(job: Job, output: Path) -> dict[str, Any]:
     check_image_files([*data.train_data.samples.image_path, *samples.image_path])
     collector = Collector(dict(zip(samples.image_path, types_of(samples), strict=True)))
     trainer = {**QUIET, **job.settings["trainer"]}
-    if not {"max_epochs", "max_steps", "max_time"} & (trainer.keys() | model.trainer_arguments.keys()):
+    given = trainer.keys() | model.trainer_arguments.keys()
+    if not {"max_epochs", "max_steps", "max_time"} & given and not getattr(model, "knows_when_to_stop", False):
         msg = (
             f"Expected trainer.max_epochs for {job.method}, which has no number of its own, got none. "
             "Do add `trainer: {max_epochs: 20}` to the method."
