@@ -203,9 +203,11 @@ class ResidualCalibration(nn.Module):
         """Calibrate by moments of normal images; those that are not finite are not taken."""
         if not all(bool(torch.isfinite(one).all()) for one in moments.sums):
             return
+        # torchmetrics' AUROC takes scores for logits, and its sigmoid makes all above 17 the same.
+        unit = math.sqrt(moments.sums[-1].shape[-1])
         for stage, (summed, projection) in enumerate(zip(moments.sums, moments.projections, strict=True)):
             mean = (summed / max(1, moments.images)).double()
-            self.register_buffer(f"whitening_{stage}", whitening_of(mean, moments.images).to(summed.dtype))
+            self.register_buffer(f"whitening_{stage}", (whitening_of(mean, moments.images) / unit).to(summed.dtype))
             self.register_buffer(f"projection_{stage}", summed.new_zeros(0, 0) if projection is None else projection)
 
     def forward(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
@@ -216,8 +218,8 @@ class ResidualCalibration(nn.Module):
             reconstructions: The same shapes.
 
         Returns:
-            One tensor (N, 1, H_k, W_k) a stage: of normal images about the square root of the number of channels; the
-            larger, the more anomalous.
+            One tensor (N, 1, H_k, W_k) a stage, about 1 for normal images at the deepest one, and less at shallower
+            ones, which have fewer directions; the larger, the more anomalous.
         """
         return [self._lengths(*one) for one in enumerate(stacked_residuals(features, reconstructions))]
 

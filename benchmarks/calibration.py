@@ -1,0 +1,258 @@
+"""How the map should be calibrated: residuals and maps compared on images that no result is reported of.
+
+    python benchmarks/calibration.py --data DATA --groups groups.csv [--seeds 2] [--steps 200]
+        [--report docs/accuracy.md]
+
+A plain auto-encoder is trained on normal images (EfficientNet-Lite0, stages 2 3, features computed once), and its
+residuals are made maps of in several ways. Scored on
+
+- chest: 70 normal images held out of the training set against the training set's pneumonia images;
+- tile: half of magnetic tile's test images, every other group of each type, so that the other half stays unseen;
+- brick: the built-in textures, drawn by another seed than the package's own data.
+
+Image AUROC (top 100) and AUPRO in percent, mean over seeds. The last line is a JSON object.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize
+
+from anomalib_ckaad import calibration
+from anomalib_ckaad.anomaly_map import image_score, join_stages, stage_map
+from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.data.textures import Textures
+from anomalib_ckaad.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.metrics.streaming import PixelMetric
+from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.weights import load_backbone_weights, normalization
+
+BACKBONE, WEIGHTS, STAGES, SIZE = "tf_efficientnet_lite0", "package", (2, 3), 224
+Stages = list[Tensor]
+"""One tensor (N, C_k, H_k, W_k) a stage."""
+Maker = Callable[[Stages, Stages], Callable[[Stages, Stages], Stages]]
+"""From features and reconstructions of normal training images to what makes stage maps of others."""
+
+
+class Part(NamedTuple):
+    """Files of images, and whether each is anomalous; masks where there are some."""
+
+    train: Sequence[Path]
+    test: Sequence[Path]
+    labels: Sequence[bool]
+    masks: Sequence[Path | None] | None
+
+
+def chest(root: Path, seed: int) -> Part:
+    """Training images alone."""
+    normal = sorted((root / "chest_xray/train/NORMAL").iterdir())
+    known = sorted((root / "chest_xray/train/PNEUMONIA").iterdir())
+    order = np.random.default_rng(seed).permutation(len(normal))
+    held, rest = [normal[i] for i in order[:70]], [normal[i] for i in order[70:]]
+    return Part(rest, held + known, [False] * len(held) + [True] * len(known), None)
+
+
+def tile(root: Path, groups: Path) -> Part:
+    """Every other group of test images."""
+    base = root / "magnetic_tile"
+    with groups.open(newline="") as file:
+        group_of = {row["image"]: row["group"] for row in csv.DictReader(file)}
+    kept = set(sorted(set(group_of.values()))[::2])
+    normal = sorted((base / "test/good").iterdir())[::2]
+    bad = [base / "test" / name for name, group in sorted(group_of.items()) if group in kept and "good" not in name]
+    masks = [next((base / "ground_truth" / path.parent.name).glob(f"{path.stem}*")) for path in bad]
+    train = sorted((base / "train/good").iterdir())
+    return Part(train, normal + bad, [False] * len(normal) + [True] * len(bad), [None] * len(normal) + list(masks))
+
+
+def brick(folder: Path, seed: int) -> Part:
+    """Textures drawn by another seed."""
+    data = Textures(root=folder / str(seed), category="brick", images_per_defect=16, texture_seed=seed + 1)
+    data.prepare_data()
+    data.setup()
+    train, test = data.train_data.samples, data.test_data.samples
+    masks = [Path(path) if label else None for path, label in zip(test.mask_path, test.label_index, strict=True)]
+    return Part(list(map(Path, train.image_path)), list(map(Path, test.image_path)), list(test.label_index > 0), masks)
+
+
+def features_of(model: CkaadModel, paths: Sequence[Path]) -> Stages:
+    """The backbone's features, in bfloat16 to save memory."""
+    mean, std = normalization(BACKBONE, WEIGHTS)
+    found = []
+    for start in range(0, len(paths), 32):
+        images = [pil_to_tensor(Image.open(path).convert("RGB")) for path in paths[start : start + 32]]
+        batch = torch.stack([resize(one.float() / 255, [SIZE, SIZE], antialias=True) for one in images])
+        found.append([f.bfloat16() for f in model.backbone(normalize(batch, list(mean), list(std)))])
+    return [torch.cat(stage) for stage in zip(*found, strict=True)]
+
+
+def train(model: CkaadModel, features: Stages, steps: int, seed: int) -> None:
+    """A plain auto-encoder, batches of 16, 1e-3."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = make_adam(model.auto_encoder.parameters(), 1e-3)
+    order: list[int] = []
+    for _ in range(steps):
+        if len(order) < 16:  # noqa: PLR2004 - the batch
+            order = torch.randperm(len(features[0]), generator=generator).tolist()
+        chosen, order = order[:16], order[16:]
+        with bfloat16_if(wanted=True):
+            alternating_step(
+                [f[chosen].float() for f in features],
+                torch.zeros(16, dtype=torch.bool),
+                auto_encoder=model.auto_encoder,
+                discriminator=None,
+                objective=Objective(STRATEGIES["recon"]),
+                auto_encoder_optimizer=optimizer,
+            )
+
+
+def by_batches(model: CkaadModel, features: Stages) -> Iterator[tuple[Stages, Stages]]:
+    """Features and reconstructions of 32 images at a time."""
+    with torch.no_grad():
+        for start in range(0, len(features[0]), 32):
+            batch = [f[start : start + 32].float() for f in features]
+            yield batch, model.auto_encoder(batch)
+
+
+def paper(normal: Sequence[tuple[Stages, Stages]]) -> Callable[[Stages, Stages], Stages]:
+    """Equation (14)."""
+    del normal
+    return lambda f, g: [stage_map(*pair) for pair in zip(f, g, strict=True)]
+
+
+def standardized(normal: Sequence[tuple[Stages, Stages]], *, by_position: bool) -> Callable[[Stages, Stages], Stages]:
+    """Equation (14) less its mean over normal images, by its deviation; a position's is shrunk to that of all."""
+    plain = paper([])
+    maps = [torch.cat(stage) for stage in zip(*[plain(f, g) for f, g in normal], strict=True)]
+    means = [one.mean(dim=0) if by_position else one.mean() for one in maps]
+    deviations = [
+        ((one.var(dim=0) + 0.1 * one.var(dim=0).mean()) / 1.1).sqrt() if by_position else one.std() for one in maps
+    ]
+    return lambda f, g: [(m - a) / s for m, a, s in zip(plain(f, g), means, deviations, strict=True)]
+
+
+def whitened(
+    normal: Sequence[tuple[Stages, Stages]], strength: float, *, stacked: bool
+) -> Callable[[Stages, Stages], Stages]:
+    """Mahalanobis lengths of residuals, of each stage alone or together with the shallower ones."""
+    count = len(normal[0][0])
+    parts = [range(count)] if stacked else [range(k, k + 1) for k in range(count)]
+    calibration.STRENGTH = strength
+    made = []
+    for part in parts:
+        moments = ResidualMoments()
+        for f, g in normal:
+            moments.add([f[k] for k in part], [g[k] for k in part])
+        one = ResidualCalibration(len(part))
+        one.set(moments)
+        made.append(one)
+
+    def maps(f: Stages, g: Stages) -> Stages:
+        calibration.STRENGTH = strength
+        return [
+            found
+            for one, part in zip(made, parts, strict=True)
+            for found in one([f[k] for k in part], [g[k] for k in part])
+        ]
+
+    return maps
+
+
+USUAL = calibration.STRENGTH
+WAYS: dict[str, Callable[[Sequence[tuple[Stages, Stages]]], Callable[[Stages, Stages], Stages]]] = {
+    "paper, equation (14)": paper,
+    "standardized by stage": lambda normal: standardized(normal, by_position=False),
+    "standardized by position": lambda normal: standardized(normal, by_position=True),
+    "whitened directions (strength 0)": lambda normal: whitened(normal, 1e-3, stacked=False),
+    "whitened, whole map's strength (infinite)": lambda normal: whitened(normal, 1e3, stacked=False),
+    f"whitened, strength {USUAL:g}": lambda normal: whitened(normal, USUAL, stacked=False),
+    "whitened directions, stages stacked": lambda normal: whitened(normal, 1e-3, stacked=True),
+    f"the package: strength {USUAL:g}, stages stacked": lambda normal: whitened(normal, USUAL, stacked=True),
+}
+
+
+def masks_of(part: Part) -> Tensor | None:
+    """Masks (N, H, W) of the test images."""
+    if part.masks is None:
+        return None
+    empty = np.zeros((SIZE, SIZE), dtype=bool)
+    images = [
+        empty
+        if path is None
+        else np.array(Image.open(path).convert("L").resize((SIZE, SIZE), Image.Resampling.NEAREST))
+        for path in part.masks
+    ]
+    return torch.from_numpy(np.stack([image > 127 if image.dtype != bool else image for image in images]))  # noqa: PLR2004
+
+
+def scores_of(part: Part, steps: int, seed: int) -> dict[str, dict[str, float]]:
+    """AUROC and AUPRO of every way."""
+    torch.manual_seed(seed)
+    model = CkaadModel(BACKBONE, STAGES)
+    load_backbone_weights(model.backbone, WEIGHTS)
+    normal = features_of(model, part.train)
+    train(model, normal, steps, seed)
+    of_normal = list(by_batches(model, normal))
+    of_test = list(by_batches(model, features_of(model, part.test)))
+    masks = masks_of(part)
+    found: dict[str, dict[str, float]] = {}
+    for name, make in WAYS.items():
+        maps_of = make(of_normal)
+        maps = torch.cat([join_stages(maps_of(f, g), (SIZE, SIZE)) for f, g in of_test])
+        found[name] = {"AUROC": 100 * float(binary_auroc(image_score(maps), torch.tensor(part.labels).long()))}
+        if masks is not None:
+            metric = PixelMetric()
+            metric.update(maps, masks)
+            found[name]["AUPRO"] = 100 * metric.counts().aupro()[0]
+    return found
+
+
+def main() -> None:
+    """Compare, print, and write the table where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with chest_xray and magnetic_tile; default: textures alone")
+    parser.add_argument("--groups", type=Path, help="written by examples/group_by_number.py; needed for magnetic_tile")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--report", type=Path, help="Markdown file whose section `calibration` gets the table")
+    options = parser.parse_args()
+    found: dict[str, list[dict[str, dict[str, float]]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.seeds):
+            parts = {"brick": brick(Path(folder), seed)}
+            if options.data is not None:
+                parts["chest"] = chest(options.data, seed)
+                if options.groups is not None:
+                    parts["tile"] = tile(options.data, options.groups)
+            for name, part in parts.items():
+                found.setdefault(name, []).append(scores_of(part, options.steps, seed))
+    rows = []
+    for way in WAYS:
+        row = {"map": way}
+        for name, runs in found.items():
+            for metric in runs[0][way]:
+                row[f"{name}, {metric}"] = f"{statistics.mean(run[way][metric] for run in runs):.1f}"
+        rows.append(row)
+    table = markdown_table(rows)
+    note = f"Means of {options.seeds} seeds, {options.steps} steps of training."
+    print(f"{table}\n\n{note}")
+    if options.report is not None:
+        write_section(options.report, "calibration", f"{table}\n\n{note}")
+    print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
