@@ -162,8 +162,9 @@ def whitened(
 
     def maps(f: Stages, g: Stages) -> Stages:
         calibration.STRENGTH = strength
+        every = sum(one.shape[1] for one in f)
         return [
-            found
+            found if stacked else found * (f[part[0]].shape[1] / every) ** 0.5  # in one unit
             for one, part in zip(made, parts, strict=True)
             for found in one([f[k] for k in part], [g[k] for k in part])
         ]
@@ -189,13 +190,11 @@ def masks_of(part: Part) -> Tensor | None:
     if part.masks is None:
         return None
     empty = np.zeros((SIZE, SIZE), dtype=bool)
-    images = [
-        empty
-        if path is None
-        else np.array(Image.open(path).convert("L").resize((SIZE, SIZE), Image.Resampling.NEAREST))
-        for path in part.masks
-    ]
-    return torch.from_numpy(np.stack([image > 127 if image.dtype != bool else image for image in images]))  # noqa: PLR2004
+    found = []
+    for path in part.masks:
+        image = empty if path is None else Image.open(path).convert("L").resize((SIZE, SIZE), Image.Resampling.NEAREST)
+        found.append(np.array(image) > 0)
+    return torch.from_numpy(np.stack(found))
 
 
 def scores_of(part: Part, steps: int, seed: int) -> dict[str, dict[str, float]]:
