@@ -6,10 +6,10 @@
 Chest X-ray: folders train and test, each with NORMAL and PNEUMONIA; the images of train/PNEUMONIA are the known
 anomalies. EfficientNet-Lite0 with the weights of its package, stages 2 3, 256x256. The test images are scored every so
 many steps, for this benchmark alone: nothing is chosen by it, and its time is taken out. Time begins before the model
-is built, the imports being done. ``paper``: learning rates 5e-3 and 1e-4, float32, no cache. ``package``: 1e-3 for
-both, as the README advises for medical images, bfloat16 where it pays, features from the cache. Both have batches of 32
-and the mean of the 100 highest pixels as score. What has not passed after ``--limit`` seconds is stopped there: its
-time is a lower bound. The last line is a JSON object.
+is built, the imports being done. ``paper``: learning rates 5e-3 and 1e-4, float32, no cache. ``package``: its defaults,
+1e-3 for both, bfloat16 where it pays, features from the cache. Both have batches of 32, and both are scored by the mean
+of the 100 highest pixels of the paper's map, which the package calibrates only at the end. What has not passed after
+``--limit`` seconds is stopped there: its time is a lower bound. The last line is a JSON object.
 """
 
 import argparse
@@ -36,13 +36,8 @@ from anomalib_ckaad.study.sections import markdown_table, write_section
 
 BATCH = 32
 WAYS: dict[str, dict[str, Any]] = {
-    "package": {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3},
-    "paper": {
-        "learning_rate": 5e-3,
-        "discriminator_learning_rate": 1e-4,
-        "autocast": False,
-        "feature_cache": 0,
-    },
+    "package": {},
+    "paper": {"preset": "paper", "autocast": False, "feature_cache": 0},
 }
 
 

@@ -45,7 +45,9 @@ def test_inference(tmp_path: Path) -> None:
     # OpenVINO's processes hold no torch.
     assert max(row["memory"] for row in found["rows"] if row["runtime"] == "OpenVINO") < 600
     assert "<!-- begin inference -->" in report
-    assert set(found["outside"]) == {f"{one}, batch {batch}" for one in ("torch", "OpenVINO") for batch in (1, 16)}
+    models = ("Ckaad", "Ckaad, uncalibrated")
+    runs = [f"{one}, batch {batch}" for one in ("torch", "OpenVINO") for batch in (1, 16)]
+    assert set(found["outside"]) == {f"{model}, {run}" for model in models for run in runs}
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
