@@ -1,4 +1,4 @@
-"""Thresholds and metrics are those of all processes' images together."""
+"""Thresholds, metrics and calibration are those of all processes' images together."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from anomalib.data import ImageBatch
 from torch import distributed, multiprocessing
 
 from anomalib_ckaad import metrics
+from anomalib_ckaad.calibration import ResidualMoments
 from anomalib_ckaad.metrics.threshold_range import NAMES
 from anomalib_ckaad.thresholds.metrics import ImageThreshold, PixelThreshold
 
@@ -79,3 +80,29 @@ def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     assert differ >= len(together) - 4  # some are at their best in either
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(together, abs=1e-7)
+
+
+def moments_in(part: slice) -> ResidualMoments:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.rand(20, channels, side, side, generator=generator) for channels, side in ((4, 6), (6, 3))]
+    reconstructions = [f + 0.1 * torch.randn(f.shape, generator=generator) for f in features]
+    found = ResidualMoments()
+    found.add([f[part] for f in features], [g[part] for g in reconstructions])
+    found.reduce()
+    return found
+
+
+def calibrating_process(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found = moments_in(slice(0, 7) if rank == 0 else slice(7, 20))
+    torch.save({"images": found.images, "sums": found.sums}, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_calibrate_by_the_images_of_both(tmp_path: Path) -> None:
+    multiprocessing.spawn(calibrating_process, (str(tmp_path),), nprocs=2)
+    together = moments_in(slice(0, 20))
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert found["images"] == together.images == 20
+        torch.testing.assert_close(found["sums"], together.sums)
