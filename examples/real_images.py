@@ -76,6 +76,7 @@ def make_model(options: argparse.Namespace, strategy: str, discriminator_rate: f
         strategy=strategy,
         learning_rate=options.learning_rate,
         **({} if discriminator_rate is None else {"discriminator_learning_rate": discriminator_rate}),
+        calibrate=options.map == "calibrated",
         output_relu=options.output_relu,
         image_size=options.image_size,
         max_epochs=options.epochs,
@@ -160,6 +161,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default="package", help="'hub' for timm's")
     parser.add_argument("--layers", nargs="+", default=["2", "3"])
+    parser.add_argument("--map", choices=["calibrated", "paper"], default="calibrated", help="docs/accuracy.md")
     parser.add_argument("--output-relu", choices=["auto", "yes", "no"], default="auto")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
