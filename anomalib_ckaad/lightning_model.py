@@ -306,6 +306,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         if not self._has_weights:
             if self._warm_state is not None:
                 self.load_state_dict(self._warm_state, strict=False)
+                logger.info("Warm start from %s.", self.warm_start)
                 self._warm_state = None
             elif self.pre_trained:
                 load_backbone_weights(self.model.backbone, self.weights)
