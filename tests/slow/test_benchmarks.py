@@ -102,6 +102,15 @@ def test_time_to_quality(tmp_path: Path) -> None:
     assert "at least" in report
 
 
+def test_calibration(tmp_path: Path) -> None:
+    found, report = run("calibration", tmp_path, "--seeds", 1, "--steps", 5)
+    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 8
+    for row in found["rows"]:
+        assert 0 < float(row["brick, AUROC"]) <= 100
+        assert 0 < float(row["brick, AUPRO"]) <= 100
+    assert "<!-- begin calibration -->" in report
+
+
 def test_startup(tmp_path: Path) -> None:
     found, report = run("startup", tmp_path, "--repeats", 2)
     assert found["milliseconds"]["anomalib-ckaad --help / import torch"]["median"] > 0
