@@ -40,7 +40,7 @@ def residual_of(features: Tensor, reconstruction: Tensor) -> Tensor:
 
     Example:
         >>> f, g = torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2)
-        >>> torch.allclose(residual_of(f, g), residual_of(5 * f, 3 * g))
+        >>> torch.allclose(residual_of(f, g), residual_of(5 * f, 3 * g), atol=1e-5)
         True
     """
     return _by_strength(features) - _by_strength(reconstruction)
