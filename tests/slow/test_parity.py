@@ -137,6 +137,8 @@ def test_the_graph_holds_what_inference_needs_and_nothing_else(trained: Path) ->
 def test_every_compression_exports_at_a_fixed_size_and_runs(
     compression: CompressionType | None, trained: Path, tmp_path: Path
 ) -> None:
+    if compression == CompressionType.INT8_ACQ and "lite0" in str(trained):
+        pytest.skip("takes a quarter of an hour: rounding costs the calibrated map more, and NNCF ranks all operations")
     path = Engine(logger=False).export(
         Ckaad(pre_trained=False),
         "openvino",
