@@ -51,7 +51,7 @@ class _NormalizeEachImage(torch.autograd.Function):
     """Batch normalization of every image by itself, for which torch has kernels that know channels-last."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ANN401 - torch's
         out = torch.empty_like(x)
         statistics = weight.new_empty(len(x), 2, len(weight))
         for index in range(len(x)):
@@ -65,7 +65,7 @@ class _NormalizeEachImage(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401 - torch's
         x, weight, statistics = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         of_x, of_each = torch.empty_like(x), torch.empty_like(statistics)
@@ -111,7 +111,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 class _UnitLength(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's
         out = torch.empty_like(x)
         lengths = []
         for one, written in zip(_rows(x), _rows(out), strict=True):
@@ -123,7 +123,7 @@ class _UnitLength(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 - torch's
         out, length = ctx.saved_tensors
         of_x: Tensor = torch.empty_like(out)
         for y, divisor, g, written in zip(_rows(out), length, _rows(gradient), _rows(of_x), strict=True):
@@ -147,7 +147,7 @@ def unit_length(x: Tensor) -> Tensor:
 
 class _CosineOfMaps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, f: Tensor, g: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, f: Tensor, g: Tensor) -> Tensor:  # noqa: ANN401 - torch's
         products = []
         for one, other in zip(_rows(f).flatten(1), _rows(g).flatten(1), strict=True):
             a, b = _wide(one), _wide(other)
@@ -160,7 +160,7 @@ class _CosineOfMaps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401 - torch's
         f, g, cosine, (of_f, of_g) = ctx.saved_tensors
         from_f, from_g = gradient / (of_f * of_g), -gradient * cosine / of_g**2
         of_map: Tensor = torch.empty_like(g)

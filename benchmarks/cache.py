@@ -11,7 +11,6 @@ files are written in an untimed round. The last line is a JSON object.
 """
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
@@ -24,11 +23,11 @@ import torch
 from anomalib.data import Folder
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
-from machine import describe_machine, spread, write_images
+from machine import describe_machine, publish, spread, write_images
 
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.study.sections import markdown_table
 
 STAGES = (2, 3)
 BATCH = 16
@@ -170,10 +169,7 @@ def main() -> None:
         f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {options.images} normal images, "
         f"{BATCH} known ones; {describe_machine(options.threads)}."
     )
-    print(text)
-    if options.report:
-        write_section(options.report, "cache", text)
-    print(json.dumps(results))
+    publish(text, results, options.report, "cache")
 
 
 if __name__ == "__main__":

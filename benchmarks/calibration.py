@@ -15,7 +15,6 @@ Image AUROC (top 100) and AUPRO in percent, mean over seeds. The last line is a 
 
 import argparse
 import csv
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from machine import publish
 from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
@@ -36,7 +36,7 @@ from anomalib_ckaad.data.textures import Textures
 from anomalib_ckaad.fast_training import bfloat16_if, make_adam
 from anomalib_ckaad.metrics.streaming import PixelMetric
 from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
-from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import load_backbone_weights, normalization
 
@@ -247,10 +247,7 @@ def main() -> None:
         rows.append(row)
     table = markdown_table(rows)
     note = f"Means of {options.seeds} seeds, {options.steps} steps of training."
-    print(f"{table}\n\n{note}")
-    if options.report is not None:
-        write_section(options.report, "calibration", f"{table}\n\n{note}")
-    print(json.dumps({"rows": rows}))
+    publish(f"{table}\n\n{note}", {"rows": rows}, options.report, "calibration")
 
 
 if __name__ == "__main__":

@@ -22,14 +22,14 @@ from typing import Any
 
 import torch
 from cache import BATCH, STAGES, run
-from machine import describe_machine, write_images
+from machine import describe_machine, publish, write_images
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import PackageStep
 
 from anomalib_ckaad.discriminator import PatchDiscriminator
 from anomalib_ckaad.study.memory import peak_memory
-from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 
 MILLION = 10**6
@@ -151,12 +151,10 @@ def main() -> None:
         f"GPUs images times operations an image / ({GPUS} x {options.assumed_tflops:g} TFLOP/s, an assumed throughput "
         f"of each, reading of images left out). {sentences}"
     )
-    print(text)
     if options.plot:
         draw(groups, options.plot)
-    if options.report:
-        write_section(options.report, "growth", text)
-    print(json.dumps({"groups": groups, "million": computed, "assumed_tflops": options.assumed_tflops}))
+    shown = {"groups": groups, "million": computed, "assumed_tflops": options.assumed_tflops}
+    publish(text, shown, options.report, "growth")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""What the benchmarks share: the machine in words, medians with quartiles, images to train on."""
+"""What the benchmarks share: the machine in words, medians with quartiles, images to train on, what is published."""
 
+import json
 import platform
 import statistics
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
+from anomalib_ckaad.study.sections import write_section
 
 
 def describe_machine(threads: int) -> str:
@@ -31,6 +34,14 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
         return f"{scale * values[0]:.2f}"
     low, median, high = (scale * value for value in statistics.quantiles(values, n=4))
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def publish(text: str, found: object, report: Path | None, section: str) -> None:
+    """Print a text and, as the last line, what was found as JSON; write the text into a section of a Markdown file."""
+    print(text)
+    if report is not None:
+        write_section(report, section, text)
+    print(json.dumps(found))
 
 
 def write_images(folder: Path, count: int, size: int, seed: int) -> None:

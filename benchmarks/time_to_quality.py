@@ -14,7 +14,6 @@ of the 100 highest pixels of the paper's map, which the package calibrates only 
 
 import argparse
 import hashlib
-import json
 import logging
 import statistics
 import tempfile
@@ -27,12 +26,12 @@ import torch
 from anomalib.data import Folder
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
-from machine import describe_machine
+from machine import describe_machine, publish
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.study.sections import markdown_table
 
 BATCH = 32
 WAYS: dict[str, dict[str, Any]] = {
@@ -199,10 +198,7 @@ def main() -> None:
         summary["ratio"] = medians["paper"] / medians["package"]
         bound = "" if all(one["passed"] for one in found["paper"]) else "at least "
         text += f" Median of the paper's by the package's seconds: {bound}{summary['ratio']:.1f}."
-    print(text)
-    if options.report:
-        write_section(options.report, "time-to-quality", text)
-    print(json.dumps({**summary, "runs": found}))
+    publish(text, {**summary, "runs": found}, options.report, "time-to-quality")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ operations each. Memory is the peak of a process that does two steps of one kind
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from machine import describe_machine, spread
+from machine import describe_machine, publish, spread
 from plain_step import PlainStep
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,7 +30,7 @@ from anomalib_ckaad.fast_training import bfloat16_if, make_adam
 from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.precision import WORTHWHILE, bfloat16_speed_up
 from anomalib_ckaad.study.memory import peak_memory
-from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 
 MATRIX_SIDE = 4096
@@ -237,10 +236,7 @@ def main() -> None:
         f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; "
         f"{describe_machine(options.threads)}."
     )
-    print(text)
-    if options.report:
-        write_section(options.report, "training-step", text)
-    print(json.dumps(found))
+    publish(text, found, options.report, "training-step")
 
 
 if __name__ == "__main__":
