@@ -109,15 +109,16 @@ class FeatureFolder:
         try:
             packed = _pack(features)
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not self._has_room(len(packed)):
-                self._say(
-                    "full",
-                    f"{self.root} holds the {self.limit / GIB:.1f} GiB of cache_limit: features that do not fit are "
-                    "computed each time.",
-                )
-                self._writes = False
-                return
-            _write_whole(path, packed)
+            with self._locked():  # until it is written: another process may be counting files
+                self._writes = self._has_room(len(packed))
+                if self._writes:
+                    _write_whole(path, packed)
+                    return
+            self._say(
+                "full",
+                f"{self.root} holds the {self.limit / GIB:.1f} GiB of cache_limit: features that do not fit are "
+                "computed each time.",
+            )
         except OSError as error:
             self._writes = False
             self._say("unwritable", f"Expected to write features to {self.root}, got {error}. Training does without.")
@@ -127,23 +128,19 @@ class FeatureFolder:
 
     def _has_room(self, count: int) -> bool:
         """Whether so many bytes more fit; if so, they are taken."""
-        with self._locked():
-            size_file = self.root / "size"
-            if not self._counted:  # what was deleted or left behind since is seen once a run
-                (self.folder / "configuration.json").write_text(self._described, encoding="utf-8")
+        size_file = self.root / "size"
+        if not self._counted:  # what was deleted or left behind since is seen once a run
+            (self.folder / "configuration.json").write_text(self._described, encoding="utf-8")
+            held = self._bytes_held()
+            self._counted = True
+        else:
+            try:
+                held = int(size_file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
                 held = self._bytes_held()
-                self._counted = True
-            else:
-                with suppress(OSError, ValueError):
-                    held = int(size_file.read_text(encoding="utf-8"))
-                    if held + count > self.limit:
-                        return False
-                    size_file.write_text(str(held + count), encoding="utf-8")
-                    return True
-                held = self._bytes_held()
-            fits = held + count <= self.limit
-            size_file.write_text(str(held + count if fits else held), encoding="utf-8")
-            return fits
+        fits = held + count <= self.limit
+        size_file.write_text(str(held + count if fits else held), encoding="utf-8")
+        return fits
 
     def _bytes_held(self) -> int:
         return sum(file.stat().st_size for file in self.root.rglob(f"*{SUFFIX}"))

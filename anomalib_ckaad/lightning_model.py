@@ -52,7 +52,7 @@ from anomalib_ckaad.preprocessing import (
     resize_exactly,
     warn_of_other_normalization,
 )
-from anomalib_ckaad.presets import PRESETS, PresetName, epochs_of, paper_epochs, preset_of
+from anomalib_ckaad.presets import PRESETS, PresetName, paper_epochs, preset_of, schedule_of
 from anomalib_ckaad.random_state import get_random_state, set_random_state
 from anomalib_ckaad.reconstructor import NormName
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies, normal_then_anomalous
@@ -326,7 +326,10 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def on_train_start(self) -> None:
         """Turn the preset's number of steps into epochs, once the number of batches is known."""
         if self._counts_steps and self._usual_steps is not None:
-            self.trainer.fit_loop.max_epochs = epochs_of(self._usual_steps, self.trainer.num_training_batches)
+            epochs, between = schedule_of(self._usual_steps, self.trainer.num_training_batches)
+            self.trainer.fit_loop.max_epochs = epochs
+            if self.trainer.check_val_every_n_epoch == 1:  # nobody has asked for another number
+                self.trainer.check_val_every_n_epoch = between
         source = "made of normal ones" if self._may_synthesize else "none made"
         logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
 

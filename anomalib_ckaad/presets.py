@@ -34,6 +34,8 @@ class Preset(NamedTuple):
 PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
 """The paper's number of epochs by the class of the data."""
 PAPER_EPOCHS_ELSEWHERE = 200
+VALIDATIONS = 20
+"""How often a training of few images is validated at least."""
 PRESETS: dict[PresetName, Preset] = {
     "paper": Preset((1, 2, 3), steps=None, learning_rate=5e-3, discriminator_learning_rate=1e-4, calibrate=False),
     "measured": Preset((2, 3), steps=400, learning_rate=1e-3, discriminator_learning_rate=1e-3, calibrate=True),
@@ -62,11 +64,16 @@ def paper_epochs(trainer: pl.Trainer) -> int:
     return PAPER_EPOCHS.get(kind, PAPER_EPOCHS_ELSEWHERE)
 
 
-def epochs_of(steps: int, batches: float) -> int:
-    """Whole epochs of so many batches that hold at least so many steps.
+def schedule_of(steps: int, batches: float) -> tuple[int, int]:
+    """Whole epochs of so many batches that hold at least so many steps, and after how many to validate.
+
+    An epoch of a few images is a step or two, and validation takes longer than that: some twenty are enough. The last
+    epoch is validated, as thresholds come from there.
 
     Example:
-        >>> epochs_of(400, batches=24), epochs_of(400, batches=3000)
-        (17, 1)
+        >>> schedule_of(400, batches=24), schedule_of(400, batches=3000), schedule_of(400, batches=3)
+        ((17, 1), (1, 1), (138, 6))
     """
-    return max(1, math.ceil(steps / max(1, batches)))
+    epochs = max(1, math.ceil(steps / max(1, batches)))
+    between = max(1, epochs // VALIDATIONS)
+    return between * math.ceil(epochs / between), between
