@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, get_args
 
+from anomalib_ckaad.anomaly_map import TopKName
 from anomalib_ckaad.objectives import STRATEGIES
 from anomalib_ckaad.presets import PRESETS
 from anomalib_ckaad.reconstructor import NormName
@@ -27,7 +28,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "preset": (lambda v: v is None or v in PRESETS, f"one of {', '.join(PRESETS)}, or None"),
     "learning_rate": (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0"),
     "discriminator_learning_rate": (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0"),
-    "score_top_k": (lambda v: v is None or _is_count(v), "a number of pixels of at least 1, or None"),
+    "score_top_k": (
+        lambda v: v is None or v in get_args(TopKName) or _is_count(v),
+        "a number of pixels of at least 1, all, power_mean, or None",
+    ),
     "image_size": (
         lambda v: len(v) == len(("height", "width")) and all(map(_is_count, v)),
         "one or two numbers of pixels",

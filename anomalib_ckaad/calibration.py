@@ -1,13 +1,15 @@
 """The calibrated anomaly map: residuals measured against what the auto-encoder usually misses at their position.
 
 The paper's map sees the direction of a feature alone, every direction and every position alike. But an auto-encoder
-misses some directions in every normal image, and misses more at an edge than on a plain. With u the residuals of a
-stage and of all shallower ones at position p, and M_p their second moment over normal training images, the calibrated
-map of the stage is the Mahalanobis length sqrt(u' M_p^-1 u). As in equation (14) the stages' maps are added up.
+misses some directions in every normal image, and misses more at an edge than on a plain. With u the residual of a
+stage at position p, and M_p its second moment over normal training images, the calibrated map of the stage is the
+Mahalanobis length sqrt(u' M_p^-1 u). As in equation (14) the stages' maps are added up. There are as many M_p as the
+deepest map has positions: neighbors in a shallower one share theirs.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -51,44 +53,6 @@ def _by_strength(maps: Tensor) -> Tensor:
     at_position = maps.square().mean(dim=1, keepdim=True)
     of_map = at_position.mean(dim=(2, 3), keepdim=True)
     return maps / (at_position + STRENGTH**2 * of_map).clamp(min=torch.finfo(maps.dtype).tiny).sqrt()
-
-
-def averaging_matrix(positions: Any, fewer: Any, like: Tensor) -> Tensor:  # noqa: ANN401 - numbers or symbols
-    """Weights that average neighboring positions of a line, of operations that are exact for any size when exported.
-
-    Example:
-        >>> averaging_matrix(5, 2, like=torch.zeros(1))
-        tensor([[0.3333, 0.3333, 0.3333, 0.0000, 0.0000],
-                [0.0000, 0.0000, 0.0000, 0.5000, 0.5000]])
-    """
-    place = torch.arange(positions, device=like.device) * fewer // positions
-    belongs = (place == torch.arange(fewer, device=like.device)[:, None]).to(like)
-    averaging: Tensor = belongs / belongs.sum(dim=1, keepdim=True).clamp(min=1)
-    return averaging
-
-
-def stacked_residuals(features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
-    """Each stage's residuals, and behind them those of all shallower stages, averaged over its positions.
-
-    Args:
-        features: One tensor (N, C_k, H_k, W_k) a stage, shallow to deep.
-        reconstructions: The same shapes.
-
-    Returns:
-        One tensor (N, C_k + ... + C_0, H_k, W_k) a stage.
-    """
-    stacked: list[Tensor] = []
-    for f, g in zip(features, reconstructions, strict=True):
-        residual = residual_of(f, g)
-        if stacked:
-            above = stacked[-1]
-            rows, columns = (
-                averaging_matrix(many, few, above)
-                for many, few in zip(above.shape[-2:], residual.shape[-2:], strict=True)
-            )
-            residual = torch.cat([residual, rows @ above @ columns.mT], dim=1)
-        stacked.append(residual)
-    return stacked
 
 
 def whitening_of(moments: Tensor, images: int) -> Tensor:
@@ -137,7 +101,7 @@ def make_projection(channels: int, positions: int) -> Tensor | None:
 
 
 class ResidualMoments:
-    """Sums of outer products of residuals, by stage and position.
+    """Sums of outer products of residuals, by stage and position of the deepest one.
 
     Several processes share the images out among them and add their sums up.
     """
@@ -150,15 +114,15 @@ class ResidualMoments:
     def add(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> None:
         """Count normal images: their features, one tensor (N, C_k, H_k, W_k) a stage, and their reconstructions."""
         self.images += len(features[0])
-        for stage, residual in enumerate(stacked_residuals(features, reconstructions)):
+        height, width = features[-1].shape[-2:]
+        for stage, pair in enumerate(zip(features, reconstructions, strict=True)):
+            residual = residual_of(*pair)
             if len(self.sums) == stage:
-                height, width = residual.shape[-2:]
                 projection = make_projection(residual.shape[1], height * width)
                 self.projections.append(None if projection is None else projection.to(residual))
                 side = residual.shape[1] if projection is None else len(projection)
                 self.sums.append(residual.new_zeros(height, width, side, side))
-            at_positions = _project(residual, self.projections[stage]).permute(2, 3, 1, 0)
-            self.sums[stage] += at_positions @ at_positions.mT
+            _add_products(_project(residual, self.projections[stage]), self.sums[stage])
 
     def reduce(self) -> None:
         """Add up the sums of all processes, if there are several."""
@@ -167,6 +131,19 @@ class ResidualMoments:
             for one in (images, *self.sums):
                 distributed.all_reduce(one)
             self.images = int(images)
+
+
+def _add_products(residual: Tensor, sums: Tensor) -> None:
+    """Add the mean outer product of the positions that share a matrix, for each, to (h, w, d, d)."""
+    channels = residual.shape[1]
+    rows, columns = (
+        [-(-place * size // own) for place in range(own + 1)]  # where ``place_of`` moves on
+        for size, own in zip(residual.shape[-2:], sums.shape[:2], strict=True)
+    )
+    for row, (top, bottom) in enumerate(pairwise(rows)):
+        for column, (left, right) in enumerate(pairwise(columns)):
+            together = residual[..., top:bottom, left:right].transpose(0, 1).reshape(channels, -1)
+            sums[row, column] += together @ together.mT / max(1, (bottom - top) * (right - left))
 
 
 def _project(residual: Tensor, projection: Tensor | None) -> Tensor:
@@ -221,13 +198,23 @@ class ResidualCalibration(nn.Module):
             One tensor (N, 1, H_k, W_k) a stage, about 1 for normal images at the deepest one, and less at shallower
             ones, which have fewer directions; the larger, the more anomalous.
         """
-        return [self._lengths(*one) for one in enumerate(stacked_residuals(features, reconstructions))]
+        return [
+            self._lengths(stage, residual_of(*pair))
+            for stage, pair in enumerate(zip(features, reconstructions, strict=True))
+        ]
 
     def _lengths(self, stage: int, residual: Tensor) -> Tensor:
         projection = self.get_buffer(f"projection_{stage}")
         residual = _project(residual, projection if projection.numel() else None)
-        whitening = _at_size(self.get_buffer(f"whitening_{stage}"), residual.shape[-2], residual.shape[-1]).to(residual)
-        whitened = residual.permute(2, 3, 0, 1) @ whitening.mT
+        whitening = self.get_buffer(f"whitening_{stage}").to(residual)
+        (height, width), (rows, columns) = residual.shape[-2:], whitening.shape[:2]
+        if isinstance(height, int) and isinstance(width, int) and not (height % rows or width % columns):
+            many = (height // rows, width // columns)
+            # Channels last and vectors before matrices: other orders take runtimes several times as long.
+            apart = residual.permute(0, 2, 3, 1).reshape(-1, rows, many[0], columns, many[1], residual.shape[1])
+            lengths = (apart.permute(1, 3, 0, 2, 4, 5).flatten(2, 4) @ whitening.mT).square().sum(dim=-1).sqrt()
+            return lengths.unflatten(2, (-1, *many)).permute(2, 0, 3, 1, 4).reshape(-1, 1, height, width)
+        whitened = residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT
         return whitened.square().sum(dim=-1).sqrt().permute(2, 0, 1).unsqueeze(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
@@ -238,11 +225,18 @@ class ResidualCalibration(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+def place_of(positions: Any, own: int, device: torch.device | None = None) -> Tensor:  # noqa: ANN401 - number or symbol
+    """Which of its own matrices each position of a line takes: all as many neighbors, or as nearly as can be.
+
+    Example:
+        >>> place_of(5, own=2), place_of(2, own=3)
+        (tensor([0, 0, 0, 1, 1]), tensor([0, 1]))
+    """
+    return torch.arange(positions, device=device) * own // positions
+
+
 def _at_size(whitening: Tensor, height: Any, width: Any) -> Tensor:  # noqa: ANN401 - numbers or symbols
-    """Matrices (H, W, d, d) for maps of a size, which is symbolic while a graph for any size is made."""
+    """A matrix for each position (H, W, d, d) of maps of a size, which is symbolic in a graph for any size."""
     for dimension, size in enumerate((height, width)):
-        own = whitening.shape[dimension]
-        if not isinstance(size, int) or size != own:
-            nearest = torch.arange(size, device=whitening.device) * own // size
-            whitening = whitening.index_select(dimension, nearest)
+        whitening = whitening.index_select(dimension, place_of(size, whitening.shape[dimension], whitening.device))
     return whitening

@@ -17,6 +17,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from anomalib_ckaad.anomaly_map import TopK
 from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.calibration import ResidualMoments
 from anomalib_ckaad.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
@@ -100,7 +101,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         discriminator_learning_rate: Adam's, of the discriminator: 1e-4 in the paper, 1e-3 measured.
         calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
             True measured. See ``ResidualCalibration``.
-        score_top_k: The image score is the mean of so many largest pixels of the map, None of all.
+        score_top_k: The image score is the mean of so many largest pixels of the map, of ``all``, or the whole map's
+            ``power_mean``. Default None: 100 in the paper, ``power_mean`` measured. See ``image_score``.
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
         synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``. Not kept in
             checkpoints: pass it again to train on.
@@ -163,7 +165,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         learning_rate: float | None = None,
         discriminator_learning_rate: float | None = None,
         calibrate: bool | None = None,  # noqa: FBT001
-        score_top_k: int | None = 100,
+        score_top_k: TopK | None = None,
         output_relu: bool | None = None,  # noqa: FBT001
         synthesis: AnomalyMaker | None = None,
         synthetic: bool | None = None,  # noqa: FBT001
@@ -207,6 +209,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             seed=seed,
         )
         usual = PRESETS[preset or preset_of(backbone)]
+        score_top_k = usual.score_top_k if score_top_k is None else score_top_k
         if pre_trained and warm_start is None:
             check_weights(backbone, weights)
         normal_range = normalization(backbone, weights)

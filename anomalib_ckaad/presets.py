@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import lightning.pytorch as pl
 from timm.models.resnet import ResNet
 
+from anomalib_ckaad.anomaly_map import TopK
 from anomalib_ckaad.backbone import build_on_meta
 from anomalib_ckaad.data.images import datamodule_of
 
@@ -22,6 +23,7 @@ class Preset(NamedTuple):
         learning_rate: Adam's, of the auto-encoder.
         discriminator_learning_rate: Adam's, of the discriminator.
         calibrate: Whether residuals are measured against those of normal training images.
+        score_top_k: How the image score is made of the map.
     """
 
     layers: tuple[int, ...]
@@ -29,6 +31,7 @@ class Preset(NamedTuple):
     learning_rate: float
     discriminator_learning_rate: float
     calibrate: bool
+    score_top_k: TopK
 
 
 PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
@@ -37,8 +40,17 @@ PAPER_EPOCHS_ELSEWHERE = 200
 VALIDATIONS = 20
 """How often a training of few images is validated at least."""
 PRESETS: dict[PresetName, Preset] = {
-    "paper": Preset((1, 2, 3), steps=None, learning_rate=5e-3, discriminator_learning_rate=1e-4, calibrate=False),
-    "measured": Preset((2, 3), steps=400, learning_rate=1e-3, discriminator_learning_rate=1e-3, calibrate=True),
+    "paper": Preset(
+        (1, 2, 3), steps=None, learning_rate=5e-3, discriminator_learning_rate=1e-4, calibrate=False, score_top_k=100
+    ),
+    "measured": Preset(
+        (2, 3),
+        steps=400,
+        learning_rate=1e-3,
+        discriminator_learning_rate=1e-3,
+        calibrate=True,
+        score_top_k="power_mean",
+    ),
 }
 """By name; ``docs/accuracy.md`` has what was measured."""
 

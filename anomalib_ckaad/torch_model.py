@@ -8,7 +8,7 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
-from anomalib_ckaad.anomaly_map import anomaly_map, check_top_k, image_score, join_stages
+from anomalib_ckaad.anomaly_map import TopK, anomaly_map, check_top_k, image_score, join_stages
 from anomalib_ckaad.backbone import FrozenBackbone, describe
 from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.reconstructor import FeatureAutoEncoder, NormName
@@ -21,7 +21,7 @@ class CkaadModel(nn.Module):
         backbone: timm's name of the backbone.
         layers: Names or numbers of the stages whose features are reconstructed.
         norm: Normalization of the auto-encoder.
-        score_top_k: Number of pixels of the map whose mean is the image score; None for all.
+        score_top_k: How the image score is made of the map, as ``image_score`` takes it.
         output_relu: Whether reconstructions end in a ReLU; None asks the backbone whether its features ever
             are negative.
         fold: As ``FrozenBackbone``'s.
@@ -36,7 +36,7 @@ class CkaadModel(nn.Module):
         backbone: str,
         layers: Sequence[str | int],
         norm: NormName = "instance",
-        score_top_k: int | None = 100,
+        score_top_k: TopK = 100,
         output_relu: bool | None = None,  # noqa: FBT001 - three values
         *,
         fold: bool = True,

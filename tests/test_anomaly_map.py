@@ -43,8 +43,27 @@ def test_score_does_not_depend_on_the_batch() -> None:
     together = image_score(maps, 10)
     alone = torch.cat([image_score(one[None], 10) for one in maps])
     assert torch.equal(together, alone)
-    assert image_score(maps, None) == pytest.approx(maps.mean(dim=(1, 2, 3)))
+    assert image_score(maps, "all") == pytest.approx(maps.mean(dim=(1, 2, 3)))
     assert image_score(maps, 400) == pytest.approx(maps.mean(dim=(1, 2, 3)))
+
+
+def test_power_mean_of_large_and_empty_maps() -> None:
+    maps = torch.rand(3, 1, 20, 20, dtype=torch.float64)
+    expected = maps.pow(16).mean(dim=(1, 2, 3)).pow(1 / 16)
+    torch.testing.assert_close(image_score(maps, "power_mean"), expected)
+    for scale in (1e-30, 1e30):
+        scaled = image_score((scale * maps).float(), "power_mean")
+        torch.testing.assert_close(scaled, (scale * expected).float(), rtol=1e-5, atol=0)
+    assert torch.equal(image_score(torch.zeros(2, 1, 4, 4), "power_mean"), torch.zeros(2))
+
+
+def test_power_mean_sees_small_anomalies_and_spread_ones() -> None:
+    normal = torch.ones(1, 1, 100, 100)
+    small, spread = normal.clone(), 1.1 * normal
+    small[..., :5, :5] = 2
+    assert image_score(normal, "power_mean") == pytest.approx(1)
+    assert image_score(small, "power_mean") > 1.3
+    assert image_score(spread, "power_mean") == pytest.approx(1.1)
 
 
 def test_more_pixels_than_the_map_has() -> None:

@@ -7,16 +7,14 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import EarlyStopping
-from torch.nn import functional
 
 from anomalib_ckaad import calibration
-from anomalib_ckaad.anomaly_map import stage_map
+from anomalib_ckaad.anomaly_map import TopK, stage_map
 from anomalib_ckaad.calibration import (
     ResidualCalibration,
     ResidualMoments,
-    averaging_matrix,
+    place_of,
     residual_of,
-    stacked_residuals,
     whitening_of,
 )
 from anomalib_ckaad.lightning_model import Ckaad
@@ -73,11 +71,10 @@ def test_residuals_lie_between_those_of_whole_maps_and_of_positions() -> None:
     assert residual_of(f.bfloat16(), g.bfloat16()).dtype == torch.float32
 
 
-def moments_of(residual: torch.Tensor) -> torch.Tensor:
+def shrunk(moments: torch.Tensor, images: int) -> torch.Tensor:
     """Second moments as they are shrunk and floored, written plainly."""
-    count, channels = residual.shape[:2]
-    moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / count
-    share = channels / 4 / (channels / 4 + count)
+    channels = moments.shape[-1]
+    share = channels / 4 / (channels / 4 + images)
     shared = moments.mean(dim=(0, 1))
     return (1 - share) * moments + share * shared + 0.01 * shared.diagonal().mean() * torch.eye(channels)
 
@@ -85,30 +82,35 @@ def moments_of(residual: torch.Tensor) -> torch.Tensor:
 def test_map_is_the_mahalanobis_length_at_every_position() -> None:
     f, g = pair(*SHAPE)
     residual = residual_of(f, g)
-    expected = torch.einsum("nchw,hwcd,ndhw->nhw", residual, torch.linalg.inv(moments_of(residual)), residual).sqrt()
+    moments = torch.einsum("nchw,ndhw->hwcd", residual, residual) / len(f)
+    inverse = torch.linalg.inv(shrunk(moments, images=len(f)))
+    expected = torch.einsum("nchw,hwcd,ndhw->nhw", residual, inverse, residual).sqrt()
     torch.testing.assert_close(calibrated((f, g))([f], [g])[0][:, 0], expected / 6**0.5)
 
 
-def test_deeper_stages_see_the_shallower_ones() -> None:
-    shallow, deep = pair(100, 6, 4, 6), pair(100, 5, 2, 3, seed=1)
-    found = stacked_residuals(*zip(shallow, deep, strict=True))
-    torch.testing.assert_close(found[0], residual_of(*shallow))
-    averaged = functional.avg_pool2d(residual_of(*shallow), 2)
-    torch.testing.assert_close(found[1], torch.cat([residual_of(*deep), averaged], dim=1))
+@pytest.mark.parametrize("size", [(4, 6), (3, 5), (7, 8), (2, 3)])
+def test_shallower_stages_share_the_positions_of_the_deepest(size: tuple[int, int]) -> None:
+    shallow, deep = pair(100, 6, *size), pair(100, 5, 2, 3, seed=1)
+    residual = residual_of(*shallow)
+    rows, columns = (place_of(positions, own) for positions, own in zip(size, (2, 3), strict=True))
+    moments = torch.zeros(2, 3, 6, 6, dtype=torch.float64)
+    at_positions = torch.einsum("nchw,ndhw->hwcd", residual, residual) / 100
+    for row in range(2):
+        for column in range(3):
+            moments[row, column] = at_positions[rows == row][:, columns == column].mean(dim=(0, 1))
+    inverse = torch.linalg.inv(shrunk(moments, images=100))[rows][:, columns]
+    expected = torch.einsum("nchw,hwcd,ndhw->nhw", residual, inverse, residual).sqrt() / 5**0.5
     maps = calibrated(shallow, deep)(*zip(shallow, deep, strict=True))
-    alone = calibrated(shallow)(*zip(shallow, strict=True))[0]
-    torch.testing.assert_close(maps[0], alone * (6 / 11) ** 0.5)  # in one unit with the deepest stage
-    expected = torch.einsum("nchw,hwcd,ndhw->nhw", found[1], torch.linalg.inv(moments_of(found[1])), found[1]).sqrt()
-    torch.testing.assert_close(maps[1][:, 0], expected / 11**0.5)
+    torch.testing.assert_close(maps[0][:, 0], expected)
+    torch.testing.assert_close(maps[1], calibrated(deep)(*zip(deep, strict=True))[0])
 
 
-@pytest.mark.parametrize(("positions", "fewer"), [(7, 4), (5, 5), (3, 2), (2, 3)])
-def test_positions_are_averaged_whatever_their_number(positions: int, fewer: int) -> None:
-    weights = averaging_matrix(positions, fewer, torch.zeros(1, dtype=torch.float64))
-    assert weights.shape == (fewer, positions)
-    rows = weights.sum(dim=1)
-    assert set(rows.tolist()) <= {0.0, 1.0}
-    assert (weights > 0).sum(dim=0).tolist() == [1] * positions
+def test_each_position_has_a_matrix_whatever_their_number() -> None:
+    for positions in range(1, 30):
+        for own in range(1, positions + 1):
+            places = place_of(positions, own).tolist()
+            assert sorted(set(places)) == list(range(own))
+            assert places == sorted(places)
 
 
 def test_what_is_missed_in_every_normal_image_is_no_anomaly() -> None:
@@ -250,16 +252,18 @@ def test_a_warm_start_begins_without(folder_root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"backbone": "resnet18"}, (5e-3, 1e-4, False)),
-        ({"backbone": "tf_efficientnet_lite0"}, (1e-3, 1e-3, True)),
-        ({"backbone": "tf_efficientnet_lite0", "preset": "paper"}, (5e-3, 1e-4, False)),
-        ({"backbone": "resnet18", "preset": "measured", "learning_rate": 0.1}, (0.1, 1e-3, True)),
-        ({"backbone": "tf_efficientnet_lite0", "calibrate": False}, (1e-3, 1e-3, False)),
+        ({"backbone": "resnet18"}, (5e-3, 1e-4, False, 100)),
+        ({"backbone": "tf_efficientnet_lite0"}, (1e-3, 1e-3, True, "power_mean")),
+        ({"backbone": "tf_efficientnet_lite0", "preset": "paper"}, (5e-3, 1e-4, False, 100)),
+        ({"backbone": "resnet18", "preset": "measured", "learning_rate": 0.1}, (0.1, 1e-3, True, "power_mean")),
+        ({"backbone": "tf_efficientnet_lite0", "calibrate": False, "score_top_k": "all"}, (1e-3, 1e-3, False, "all")),
     ],
 )
-def test_presets(arguments: dict[str, Any], expected: tuple[float, float, bool]) -> None:
+def test_presets(arguments: dict[str, Any], expected: tuple[float, float, bool, TopK]) -> None:
     model = make_model(**{"calibrate": None, **arguments})
-    assert (model.learning_rate, model.discriminator_learning_rate, model.calibrate) == expected
+    found = (model.learning_rate, model.discriminator_learning_rate, model.calibrate, model.model.score_top_k)
+    assert found == expected
+    assert model.hparams["score_top_k"] == expected[-1]  # for a checkpoint that another version's presets load
 
 
 @pytest.mark.parametrize(("backbone", "expected"), [("resnet18", (1, 2, 3)), ("tf_efficientnet_lite0", (2, 3))])

@@ -17,7 +17,7 @@ TRAINED = [name for name in config_names() if name != "benchmark"]  # which `ano
 PAPER = {"backbone": "wide_resnet50_2.tv_in1k", "layers": (1, 2, 3)}
 # data, batch size, epochs, pixels of the score, types, of the paper's set-ups with known anomalies
 KNOWN = {
-    "isic2018": ("ISIC2018", 64, 200, None, ("MEL",)),
+    "isic2018": ("ISIC2018", 64, 200, "all", ("MEL",)),
     "chest_xray": ("ChestXray", 32, 200, 100, None),
     "oct2017": ("OCT2017", 32, 10, 100, ("CNV",)),
     "br35h": ("Br35H", 64, 200, 100, None),

@@ -502,7 +502,10 @@ def test_a_last_step_that_diverges_leaves_no_checkpoint(folder_root: Path, tmp_p
         ({"margin": 0}, r"Expected margin to be a number above 0, got 0"),
         ({"balance": 1.5}, r"Expected balance to be a number in \[0, 1\], got 1\.5"),
         ({"learning_rate": float("nan")}, r"Expected learning_rate to be a number above 0, got nan"),
-        ({"score_top_k": 0}, r"Expected score_top_k to be a number of pixels of at least 1, or None, got 0"),
+        (
+            {"score_top_k": 0},
+            r"Expected score_top_k to be a number of pixels of at least 1, all, power_mean, or None, got 0",
+        ),
         ({"score_top_k": 5000}, r"Expected score_top_k of at most 4096, the pixels of the anomaly map, got 5000"),
         ({"image_size": (64,)}, r"Expected image_size to be one or two numbers of pixels, got \(64,\)"),
         ({"image_size": 32}, r"Expected images of at least 48x48 pixels for layer layer3 of resnet18, got 32x32"),

@@ -10,6 +10,7 @@ from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 
+from anomalib_ckaad.anomaly_map import TopK
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 
@@ -90,8 +91,8 @@ def test_export(export_type: ExportType, project: Path, folder_root: Path) -> No
     assert path.exists()
 
 
-@pytest.mark.parametrize("score_top_k", [100, None])
-def test_openvino_gives_the_same_scores_at_any_batch_and_size(score_top_k: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("score_top_k", [100, "all", "power_mean"])
+def test_openvino_gives_the_same_scores_at_any_batch_and_size(score_top_k: TopK, tmp_path: Path) -> None:
     model = Ckaad("tf_efficientnet_lite0", weights="package", image_size=64, score_top_k=score_top_k, seed=0).eval()
     # With a threshold alone it counts as fitted, and scores stay raw.
     model.post_processor.load_state_dict({"_image_threshold": torch.tensor(0.5)}, strict=False)
