@@ -149,8 +149,8 @@ def check_top_k(top_k: TopK, pixels: int) -> None:
 def image_score(scores: Tensor, top_k: TopK = 100) -> Tensor:
     """Mean of the ``top_k`` largest values of each map, or its power mean.
 
-    A few pixels miss an anomaly that is spread over the image and weak everywhere; the mean of all of them misses a small
-    one. The power mean with exponent 16 lies between: what stands out by half counts 650 times (docs/accuracy.md).
+    A few pixels miss an anomaly that is spread over the image and weak everywhere; the mean of all pixels misses a
+    small one. The power mean with exponent 16 lies between: what stands out by half counts 650 times.
 
     Args:
         scores: Anomaly maps (N, 1, H, W), not negative.

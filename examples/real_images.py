@@ -77,6 +77,7 @@ def make_model(options: argparse.Namespace, strategy: str, discriminator_rate: f
         learning_rate=options.learning_rate,
         **({} if discriminator_rate is None else {"discriminator_learning_rate": discriminator_rate}),
         calibrate=options.map == "calibrated",
+        score_top_k=100 if options.map == "paper" else None,
         output_relu=options.output_relu,
         image_size=options.image_size,
         max_epochs=options.epochs,
