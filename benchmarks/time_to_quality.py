@@ -35,7 +35,7 @@ from anomalib_ckaad.study.sections import markdown_table
 
 BATCH = 32
 WAYS: dict[str, dict[str, Any]] = {
-    "package": {},
+    "package": {"score_top_k": 100},
     "paper": {"preset": "paper", "autocast": False, "feature_cache": 0},
 }
 
