@@ -1,9 +1,9 @@
 """What precision costs: AUROC, differences, size and latency of OpenVINO exports in f32, bf16, FP16 and INT8.
 
     python benchmarks/export_precision.py [--config configs/demo.yaml --ckpt MODEL.ckpt] [--output DIR]
-        [--report docs/deployment.md --section precision]
+        [--map paper] [--without int8_acq] [--report docs/deployment.md --section precision]
 
-Without a checkpoint, a small model is trained on the built-in textures. Test images are those of the config;
+Without a checkpoint, a small model is trained on the built-in textures, with the calibrated map or the paper's. Test images are those of the config;
 post-training quantization calibrates on its validation images. Every export is compared with its checkpoint as
 `anomalib-ckaad validate` does it, on raw scores.
 """
@@ -11,6 +11,7 @@ post-training quantization calibrates on its validation images. Every export is 
 import argparse
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ WAYS = (
 TEXTURES = {"image_size": 128, "train_images": 48, "train_batch_size": 8, "eval_batch_size": 4}
 
 
-def train(output: Path) -> tuple[Path, Path]:
+def train(output: Path, *, paper: bool) -> tuple[Path, Path]:
     """Train on textures; return the checkpoint and a config with the data."""
     data = {"root": str(output / "data"), **TEXTURES}
     config = output / "config.yaml"
@@ -47,7 +48,8 @@ def train(output: Path) -> tuple[Path, Path]:
         image_size=128,
         learning_rate=5e-3,
         discriminator_learning_rate=1e-3,
-        calibrate=False,
+        calibrate=not paper,
+        score_top_k=100 if paper else "power_mean",
         max_epochs=8,
         seed=0,
         visualizer=False,
@@ -62,6 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="a config of `anomalib train`, for its data")
     parser.add_argument("--ckpt", type=Path, help="its checkpoint")
+    parser.add_argument("--map", choices=("calibrated", "paper"), default="calibrated", help="where none is given")
+    parser.add_argument("--without", nargs="+", choices=[way[1] for way in WAYS if way[1]], default=(), help="left out")
     parser.add_argument("--output", type=Path, help="where exports go; default: a temporary folder")
     parser.add_argument("--report", type=Path, help="Markdown file whose section SECTION gets the table")
     parser.add_argument("--section", default="precision", help="name of that section; default: %(default)s")
@@ -72,19 +76,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         output = arguments.output or Path(temporary)
         output.mkdir(parents=True, exist_ok=True)
-        checkpoint, config = (arguments.ckpt, arguments.config) if arguments.ckpt else train(output)
-        text = measure(checkpoint, config, output)
+        checkpoint, config = (
+            (arguments.ckpt, arguments.config) if arguments.ckpt else train(output, paper=arguments.map == "paper")
+        )
+        text = measure(checkpoint, config, output, arguments.without)
     print(text)
     if arguments.report:
         write_section(arguments.report, arguments.section, text)
 
 
-def measure(checkpoint: Path, config: Path, output: Path) -> str:
+def measure(checkpoint: Path, config: Path, output: Path, without: Sequence[str]) -> str:
     images = find_test_images(config)
     model = load_checkpoint(checkpoint)
     rows: list[dict[str, str]] = []
     paths: dict[str | None, Path] = {}
     for name, compression, precision in WAYS:
+        if compression in without:
+            continue
         path = paths.get(compression) or export(checkpoint, config, output / str(compression), compression)
         paths[compression] = path
         found = compare(model, load_exported(path, precision), images)

@@ -115,3 +115,14 @@ def test_startup(tmp_path: Path) -> None:
     found, report = run("startup", tmp_path, "--repeats", 2)
     assert found["milliseconds"]["anomalib-ckaad --help / import torch"]["median"] > 0
     assert "import torch" in report
+
+
+def test_profile_step(tmp_path: Path) -> None:
+    options = ["--steps", 1, "--image-size", 64, "--threads", 1, "--backbones", "resnet18"]
+    found, report = run("profile_step", tmp_path, *options)
+    shares = found["resnet18"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["convolutions, forward"] > 0.1
+    assert shares["convolutions, backward"] > 0.1
+    assert min(shares.values()) > 0
+    assert "<!-- begin profile -->" in report
