@@ -3,9 +3,9 @@
     python benchmarks/export_precision.py [--config configs/demo.yaml --ckpt MODEL.ckpt] [--output DIR]
         [--map paper] [--without int8_acq] [--report docs/deployment.md --section precision]
 
-Without a checkpoint, a small model is trained on the built-in textures, with the calibrated map or the paper's. Test images are those of the config;
-post-training quantization calibrates on its validation images. Every export is compared with its checkpoint as
-`anomalib-ckaad validate` does it, on raw scores.
+Without a checkpoint, a small model is trained on the built-in textures, with the calibrated map or the paper's. Test
+images are those of the config; post-training quantization calibrates on its validation images. Every export is compared
+with its checkpoint as `anomalib-ckaad validate` does it, on raw scores.
 """
 
 import argparse
