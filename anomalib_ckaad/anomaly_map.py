@@ -111,18 +111,22 @@ def join_stages(stage_maps: Sequence[Tensor], size: tuple[int, int], sigma: floa
     maps = []
     for small in stage_maps:
         rows, columns = (
-            _kept_matrix(positions, pixels, sigma, small.dtype, small.device)
-            if isinstance(positions, int) and isinstance(pixels, int) and not torch.compiler.is_compiling()
-            else upsampling_matrix(positions, pixels, sigma, small)
+            _kept_or_made(positions, pixels, sigma, small)
             for positions, pixels in zip(small.shape[-2:], size, strict=True)
         )
         maps.append(rows @ small @ columns.mT)
     return torch.stack(maps).sum(dim=0)
 
 
+def _kept_or_made(positions: Any, size: Any, sigma: float, like: Tensor) -> Tensor:  # noqa: ANN401 - numbers or symbols
+    """The matrix, kept where a size may come again: making it takes longer than multiplying by it."""
+    if torch.compiler.is_compiling() or not (isinstance(positions, int) and isinstance(size, int)):
+        return upsampling_matrix(positions, size, sigma, like)
+    return _kept_matrix(positions, size, sigma, like.dtype, like.device)
+
+
 @lru_cache(maxsize=32)
 def _kept_matrix(positions: int, size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrix for a size that comes again and again: making it takes longer than multiplying by it."""
     with torch.inference_mode(mode=False):  # else no later caller could compute gradients
         return upsampling_matrix(positions, size, sigma, torch.empty(0, dtype=dtype, device=device))
 

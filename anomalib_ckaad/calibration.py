@@ -207,13 +207,15 @@ class ResidualCalibration(nn.Module):
         projection = self.get_buffer(f"projection_{stage}")
         residual = _project(residual, projection if projection.numel() else None)
         whitening = self.get_buffer(f"whitening_{stage}").to(residual)
-        (height, width), (rows, columns) = residual.shape[-2:], whitening.shape[:2]
+        height: Any = residual.shape[-2]  # numbers, or symbols in a graph for any size
+        width: Any = residual.shape[-1]
+        rows, columns = whitening.shape[:2]
         if isinstance(height, int) and isinstance(width, int) and not (height % rows or width % columns):
             many = (height // rows, width // columns)
             # Channels last and vectors before matrices: other orders take runtimes several times as long.
             apart = residual.permute(0, 2, 3, 1).reshape(-1, rows, many[0], columns, many[1], residual.shape[1])
             lengths = (apart.permute(1, 3, 0, 2, 4, 5).flatten(2, 4) @ whitening.mT).square().sum(dim=-1).sqrt()
-            return lengths.unflatten(2, (-1, *many)).permute(2, 0, 3, 1, 4).reshape(-1, 1, height, width)
+            return lengths.reshape(rows, columns, -1, *many).permute(2, 0, 3, 1, 4).reshape(-1, 1, height, width)
         whitened = residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT
         return whitened.square().sum(dim=-1).sqrt().permute(2, 0, 1).unsqueeze(1)
 
@@ -232,7 +234,8 @@ def place_of(positions: Any, own: int, device: torch.device | None = None) -> Te
         >>> place_of(5, own=2), place_of(2, own=3)
         (tensor([0, 0, 0, 1, 1]), tensor([0, 1]))
     """
-    return torch.arange(positions, device=device) * own // positions
+    places: Tensor = torch.arange(positions, device=device) * own // positions
+    return places
 
 
 def _at_size(whitening: Tensor, height: Any, width: Any) -> Tensor:  # noqa: ANN401 - numbers or symbols

@@ -28,20 +28,21 @@ from anomalib_ckaad.data.images import (
     warn_of_sizes,
     warn_of_turned,
 )
+from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
 from anomalib_ckaad.data.normal_batches import may_be_last_epoch, normal_batches
 from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
+from anomalib_ckaad.evaluation_methods import EvaluationMethods
 from anomalib_ckaad.fast_training import bfloat16_if, make_adam, open_folder, precision_of
 from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
 from anomalib_ckaad.feature_folder import GIB
-from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
+from anomalib_ckaad.metrics import default_evaluator
 from anomalib_ckaad.objectives import (
     STRATEGIES,
     NonFiniteLossError,
     Objective,
     StrategyName,
     alternating_step,
-    reconstruction_error,
 )
 from anomalib_ckaad.plugin import mend_benchmark
 from anomalib_ckaad.precision import is_worthwhile, use_bfloat16
@@ -67,7 +68,7 @@ EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
 
 
-class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
+class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
     """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot give back.
 
     Items of a training batch with ``gt_label`` 1 are the known anomalies. A batch without any gets elastic deformations
@@ -349,9 +350,9 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         moments = ResidualMoments()
         with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in normal_batches(self.trainer):
-                images, labels = self._images_and_labels(batch)
+                images, labels = images_and_labels(batch, self.dtype)
                 images = prepare(self.pre_processor, images)
-                features = self._features(images, _paths(batch), "train_data")
+                features = self._features(images, paths_of(batch), "train_data")
                 reconstructions = self.model.auto_encoder(features)
                 moments.add([f[~labels] for f in features], [g[~labels] for g in reconstructions])
         moments.reduce()
@@ -410,8 +411,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
 
     def _training_images(self, batch: ImageBatch) -> tuple[Tensor, Tensor, list[str | None]]:
         """Normal images, then anomalous ones; which are which as booleans (N,); their paths, None of synthetic ones."""
-        images, labels = self._images_and_labels(batch)
-        names = _paths(batch)
+        images, labels = images_and_labels(batch, self.dtype)
+        names = paths_of(batch)
         if not self.objective.strategy.needs_anomalies:
             names = [name for name, is_known in zip(names, labels, strict=True) if not is_known]
             images, labels = images[~labels], labels[~labels]
@@ -446,48 +447,6 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
 
     def _synthesize(self, images: Tensor) -> Tensor:
         return in_unit_range(self.synthesis, images, find_normalize(self.pre_processor))
-
-    # Evaluation
-
-    def validation_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ANN401 - Lightning's type has no batches
-        """Score a batch, and log the error of its normal images."""
-        del batch_idx
-        images, labels = self._images_and_labels(batch)
-        features = self._features(images, _paths(batch), "val_data")
-        reconstructions = self.model.auto_encoder(features)
-        error = reconstruction_error(features, reconstructions)[~labels]
-        if len(error):
-            self.log("val_reconstruction", error.mean(), on_epoch=True, prog_bar=True, batch_size=len(error))
-        return add_predictions(batch, self.model.score(features, reconstructions, (images.shape[-2], images.shape[-1])))
-
-    def on_predict_start(self) -> None:
-        """Refuse unusable images of a folder; those of a datamodule are looked at in ``setup``."""
-        loaders = self.trainer.predict_dataloaders
-        for loader in loaders if isinstance(loaders, Sequence) else [loaders]:
-            names = getattr(getattr(loader, "dataset", None), "image_filenames", ())
-            warn_of_turned(check_image_files(names, may_be_empty=True))
-
-    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
-        """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
-        del batch_idx, args, kwargs
-        images, _ = self._images_and_labels(batch)
-        return add_predictions(batch, self.model.forward(images))
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ANN401
-        """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
-        del dataloader_idx
-        return self.test_step(batch, batch_idx)
-
-    def _images_and_labels(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) and whether each is anomalous (N,); items without a label count as normal."""
-        # Lightning's double precision does not reach into anomalib's batches.
-        images = torch.as_tensor(batch.image).to(torch.float64 if self.dtype == torch.float64 else None)
-        labels = torch.zeros(len(images)) if batch.gt_label is None else batch.gt_label
-        return images, labels.to(images.device, torch.bool)
-
-    def on_test_end(self) -> None:
-        """Write the test metrics beside the checkpoint that was tested."""
-        write_test_metrics(self.trainer, type(self).__name__)
 
     # Checkpoints
 
@@ -544,9 +503,3 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def learning_type(self) -> LearningType:
         """One class: the only type that anomalib trains; known anomalies come in the batch."""
         return LearningType.ONE_CLASS
-
-
-def _paths(batch: ImageBatch) -> list[str | None]:
-    """The images' paths, which name them; None where there are none."""
-    count = len(torch.as_tensor(batch.image))
-    return [None] * count if batch.image_path is None else list(batch.image_path)
