@@ -176,6 +176,7 @@ def image_score(scores: Tensor, top_k: TopK = 100) -> Tensor:
     if top_k == "all":
         return flat.mean(dim=1)
     if top_k == "power_mean":
+        flat = flat.clamp(min=0)  # 1 - cosine can round to less
         largest = flat.amax(dim=1).clamp(min=torch.finfo(flat.dtype).tiny)  # powers of its shares stay in range
         return largest * (flat / largest[:, None]).pow(POWER).mean(dim=1).pow(1 / POWER)
     if not torch.compiler.is_compiling():

@@ -7,6 +7,7 @@ Mahalanobis length sqrt(u' M_p^-1 u). As in equation (14) the stages' maps are a
 deepest map has positions: neighbors in a shallower one share theirs.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
+
+logger = logging.getLogger(__name__)
 
 LARGEST = 6_000_000
 """Numbers that a stage's whitening may have (24 MB). Where all channels take more, fewer are kept."""
@@ -80,7 +83,10 @@ def whitening_of(moments: Tensor, images: int) -> Tensor:
     variance = (shared.diagonal().mean() * FLOOR).clamp(min=torch.finfo(moments.dtype).tiny ** 0.5)
     identity = torch.eye(channels, dtype=moments.dtype, device=moments.device)
     shrunk = (1 - share) * moments + share * shared + variance * identity
-    factor: Tensor = torch.linalg.cholesky(shrunk)
+    factor, failed = torch.linalg.cholesky_ex(shrunk)
+    while failed.any():  # rounding has made a direction's variance negative
+        variance = 10 * variance
+        factor, failed = torch.linalg.cholesky_ex(shrunk + variance * identity)
     whitening: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(shrunk), upper=False)
     return whitening
 
@@ -122,7 +128,10 @@ class ResidualMoments:
                 self.projections.append(None if projection is None else projection.to(residual))
                 side = residual.shape[1] if projection is None else len(projection)
                 self.sums.append(residual.new_zeros(height, width, side, side))
-            _add_products(_project(residual, self.projections[stage]), self.sums[stage])
+                if projection is not None:
+                    logger.info("Stage %d is calibrated in %d of %d directions.", stage + 1, side, residual.shape[1])
+            with torch.autocast(residual.device.type, enabled=False):  # squares need all digits
+                _add_products(_project(residual, self.projections[stage]), self.sums[stage])
 
     def reduce(self) -> None:
         """Add up the sums of all processes, if there are several."""
@@ -135,6 +144,11 @@ class ResidualMoments:
 
 def _add_products(residual: Tensor, sums: Tensor) -> None:
     """Add the mean outer product of the positions that share a matrix, for each, to (h, w, d, d)."""
+    (height, width), (own_height, own_width) = residual.shape[-2:], sums.shape[:2]
+    if not (height % own_height or width % own_width):
+        together = _by_own_position(residual, own_height, own_width)
+        sums += together.mT @ together / (height // own_height * width // own_width)
+        return
     channels = residual.shape[1]
     rows, columns = (
         [-(-place * size // own) for place in range(own + 1)]  # where ``place_of`` moves on
@@ -146,8 +160,16 @@ def _add_products(residual: Tensor, sums: Tensor) -> None:
             sums[row, column] += together @ together.mT / max(1, (bottom - top) * (right - left))
 
 
+def _by_own_position(residual: Tensor, rows: int, columns: int) -> Tensor:
+    """Residuals (N, C, rows * k, columns * l) by the matrix they take: (rows, columns, N * k * l, C)."""
+    height, width = residual.shape[-2] // rows, residual.shape[-1] // columns
+    # Channels last before all else: it is how they lie in memory.
+    apart = residual.permute(0, 2, 3, 1).reshape(-1, rows, height, columns, width, residual.shape[1])
+    return apart.permute(1, 3, 0, 2, 4, 5).flatten(2, 4)
+
+
 def _project(residual: Tensor, projection: Tensor | None) -> Tensor:
-    return residual if projection is None else functional.conv2d(residual, projection[:, :, None, None])
+    return residual if projection is None else functional.conv2d(residual, projection[:, :, None, None].to(residual))
 
 
 class ResidualCalibration(nn.Module):
@@ -178,7 +200,8 @@ class ResidualCalibration(nn.Module):
 
     def set(self, moments: ResidualMoments) -> None:
         """Calibrate by moments of normal images; those that are not finite are not taken."""
-        if not all(bool(torch.isfinite(one).all()) for one in moments.sums):
+        if not moments.images or not all(bool(torch.isfinite(one).all()) for one in moments.sums):
+            logger.warning("Expected finite residuals of normal images, got none. The map stays uncalibrated.")
             return
         # torchmetrics' AUROC takes scores for logits, and its sigmoid makes all above 17 the same.
         unit = math.sqrt(moments.sums[-1].shape[-1])
@@ -211,11 +234,10 @@ class ResidualCalibration(nn.Module):
         width: Any = residual.shape[-1]
         rows, columns = whitening.shape[:2]
         if isinstance(height, int) and isinstance(width, int) and not (height % rows or width % columns):
-            many = (height // rows, width // columns)
-            # Channels last and vectors before matrices: other orders take runtimes several times as long.
-            apart = residual.permute(0, 2, 3, 1).reshape(-1, rows, many[0], columns, many[1], residual.shape[1])
-            lengths = (apart.permute(1, 3, 0, 2, 4, 5).flatten(2, 4) @ whitening.mT).square().sum(dim=-1).sqrt()
-            return lengths.reshape(rows, columns, -1, *many).permute(2, 0, 3, 1, 4).reshape(-1, 1, height, width)
+            # Vectors before matrices: the other order takes torch several times as long.
+            lengths = (_by_own_position(residual, rows, columns) @ whitening.mT).square().sum(dim=-1).sqrt()
+            lengths = lengths.reshape(rows, columns, -1, height // rows, width // columns)
+            return lengths.permute(2, 0, 3, 1, 4).reshape(-1, 1, height, width)
         whitened = residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT
         return whitened.square().sum(dim=-1).sqrt().permute(2, 0, 1).unsqueeze(1)
 

@@ -297,9 +297,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parsed)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        if not str(error).startswith("Expected "):  # not one of the project's own sentences: the traceback is needed
-            raise
-        print(error, file=sys.stderr)
+        said = str((error.strerror if isinstance(error, OSError) else None) or error)
+        if not said.startswith("Expected "):
+            if not isinstance(error, OSError):  # not one of the project's own sentences: the traceback is needed
+                raise
+            said = f"Expected to read and write files, got {error}. Do mend that and try again."
+        print(said, file=sys.stderr)
         return BAD_INPUT
 
 

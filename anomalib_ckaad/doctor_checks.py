@@ -16,8 +16,8 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from anomalib_ckaad.hub import OFFLINE_VARIABLE, is_reachable, is_switched_off
-from anomalib_ckaad.weight_folders import PACKAGED_BACKBONE, list_folders, weights_root
+from anomalib_ckaad.hub import OFFLINE_VARIABLE, is_cached, is_reachable, is_switched_off
+from anomalib_ckaad.weight_folders import PACKAGED_BACKBONE, PAPER_BACKBONES, list_folders, weights_root
 
 State = Literal["ok", "note", "warning", "error"]
 
@@ -208,7 +208,16 @@ def check_weights(*, online: bool) -> Iterator[Check]:
         "warning" if damaged else "ok",
         advice if damaged else "",
     )
-    offline = packaged or len(folders) > len(damaged)
+    cached = [name for name in PAPER_BACKBONES if is_cached(f"timm/{name}")]
+    whole = [folder.name for folder in folders if folder.state != "damaged"]
+    here = list(dict.fromkeys([*([PACKAGED_BACKBONE] if packaged else []), *whole, *cached]))
+    offline = bool(here)
+    default = PAPER_BACKBONES[0]
+    others = f"Expected weights of {default}, the default backbone, got {', '.join(here) or 'none'}. "
+    fetch = f"Do `anomalib-ckaad weights fetch {default}` where there is a network, or choose another --model.backbone."
+    lacking = "" if default in here else others + fetch
+    state: State = "ok" if default in here else "note" if offline else "warning"
+    yield Check("weights", "without a network", ", ".join(here) or "none", state, lacking)
     if is_switched_off():
         reach, reachable = f"switched off by {OFFLINE_VARIABLE}", False
     elif online:

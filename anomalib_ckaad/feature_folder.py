@@ -143,6 +143,9 @@ class FeatureFolder:
         return fits
 
     def _bytes_held(self) -> int:
+        for part in self.root.rglob("*.part"):  # of processes that were killed while writing: others hold the lock
+            with suppress(OSError):
+                part.unlink()
         return sum(file.stat().st_size for file in self.root.rglob(f"*{SUFFIX}"))
 
     @contextmanager

@@ -63,14 +63,15 @@ def check_hub(pretrained_cfg: Mapping[str, Any]) -> None:
     if not name and not address:
         msg = "timm has no weights of this name"
         raise LookupError(msg)
-    if is_switched_off() or (name and _is_cached(name)):  # the hub's client then answers at once
+    if is_switched_off() or (name and is_cached(name)):  # the hub's client then answers at once
         return
     if not is_reachable(None if name else address):
         msg = f"no connection to {(os.environ.get('HF_ENDPOINT') or HUB) if name else address}"
         raise ConnectionError(msg)
 
 
-def _is_cached(name: str) -> bool:
+def is_cached(name: str) -> bool:
+    """Whether the hub's own cache holds a repository's weights, so that they need no network."""
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  # half a second, only where a hub is asked
 
     repository, _, revision = name.partition("@")

@@ -306,7 +306,6 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
             )
             raise ValueError(msg)
         self.feature_cache.clear()
-        self.model.calibration.clear()
         if not self._has_weights:
             if self._warm_state is not None:
                 self.load_state_dict(self._warm_state, strict=False)
@@ -329,6 +328,8 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
 
     def on_train_start(self) -> None:
         """Turn the preset's number of steps into epochs, once the number of batches is known."""
+        self.model.calibration.clear()
+        self._calibrated_at = -1
         if self._counts_steps and self._usual_steps is not None:
             epochs, between = schedule_of(self._usual_steps, self.trainer.num_training_batches)
             self.trainer.fit_loop.max_epochs = epochs
@@ -348,13 +349,18 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
             return
         self._calibrated_at = self.trainer.global_step
         moments = ResidualMoments()
+        was_training = self.model.auto_encoder.training
+        self.model.auto_encoder.eval()  # as it scores
         with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in normal_batches(self.trainer):
                 images, labels = images_and_labels(batch, self.dtype)
                 images = prepare(self.pre_processor, images)
-                features = self._features(images, paths_of(batch), "train_data")
+                # Those of a training in bfloat16 are others: kept besides, they would take twice as much again.
+                names = [None if self._use_bfloat16 else name for name in paths_of(batch)]
+                features = self._features(images, names, "train_data")
                 reconstructions = self.model.auto_encoder(features)
                 moments.add([f[~labels] for f in features], [g[~labels] for g in reconstructions])
+        self.model.auto_encoder.train(was_training)
         moments.reduce()
         self.model.calibration.set(moments)
 

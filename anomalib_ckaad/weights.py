@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from anomalib_ckaad.backbone import FrozenBackbone, build_on_meta
 from anomalib_ckaad.checkpoints import loading_error
 from anomalib_ckaad.hub import check_hub
+from anomalib_ckaad.weight_folders import is_weight_folder, read_folder
 
 PACKAGE = "package"
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
@@ -123,26 +125,43 @@ def _weights_file(backbone: str, weights: str) -> Path:
     if path.is_dir():
         for name in FOLDER_FILES:
             if (path / name).is_file():
-                _check_folder_is_for(backbone, path)
+                _check_folder(backbone, path)
                 return path / name
         msg = f"Expected {' or '.join(FOLDER_FILES)} in {path}, got neither. Do name a folder in the hub's layout."
         raise WeightsError(msg)
     if not path.is_file():
-        msg = f"Expected a file or folder with weights, got {path}, which does not exist. Do correct weights=."
+        msg = f"Expected a file or folder with weights, got {path}, which does not exist. Do correct the path."
         raise WeightsError(msg)
     return path
 
 
-def _check_folder_is_for(backbone: str, folder: Path) -> None:
-    config = folder / "config.json"
-    if config.is_file():
-        architecture = json.loads(config.read_text(encoding="utf-8")).get("architecture")
-        if architecture not in {None, architecture_of(backbone)} and ":" not in backbone:
-            msg = (
-                f"Expected weights of {architecture_of(backbone)}, got {architecture} in {config}. "
-                "Do change backbone= or weights=."
-            )
-            raise WeightsError(msg)
+def _read_config(folder: Path) -> dict[str, Any]:
+    """A folder's ``config.json``; nothing where there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # of JSON, or of Unicode
+        config = None
+    if not isinstance(config, dict):
+        msg = f"Expected an object of JSON in {path}, got something else. Do fetch the weights again."
+        raise WeightsError(msg)
+    return config
+
+
+def _check_folder(backbone: str, folder: Path) -> None:
+    config = _read_config(folder)
+    architecture = config.get("architecture")
+    if architecture not in {None, architecture_of(backbone)} and ":" not in backbone:
+        msg = (
+            f"Expected weights of {architecture_of(backbone)}, got {architecture} in {folder / 'config.json'}. "
+            "Do change backbone= or weights=."
+        )
+        raise WeightsError(msg)
+    if is_weight_folder(folder) and read_folder(folder).state == "damaged":
+        msg = f"Expected whole weights in {folder}, got a file unlike the fetched one. Do copy or fetch it again."
+        raise WeightsError(msg)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -196,7 +215,5 @@ def normalization(backbone: str, weights: str | None = None) -> tuple[tuple[floa
         return PACKAGED_NORMALIZATION
     config = dict(build_on_meta(backbone).pretrained_cfg)
     if weights is not None:
-        file = Path(weights.removeprefix("local-dir:")).expanduser() / "config.json"
-        if file.is_file():
-            config |= json.loads(file.read_text(encoding="utf-8")).get("pretrained_cfg", {})
+        config |= _read_config(Path(weights.removeprefix("local-dir:")).expanduser()).get("pretrained_cfg", {})
     return tuple(config["mean"]), tuple(config["std"])

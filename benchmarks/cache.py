@@ -84,6 +84,7 @@ def run(backbone: str, root: Path, way: dict[str, Any], options: argparse.Namesp
         max_epochs=2,
         evaluator=False,
         visualizer=False,
+        calibrate=False,  # once in a training, and so in none of its other epochs
         **arguments,
     )
     timer = SecondEpoch()
@@ -164,7 +165,8 @@ def main() -> None:
             )
             medians = {name: statistics.median(values) for name, values in found["ratios"].items()}
             sizes = {f"{name}_bytes": found[name] for name in ("memory", "disk")}
-            results.setdefault(backbone, {})[anomalies] = {"ratio": medians["memory"], **medians, **sizes}
+            raw = {"machine": describe_machine(options.threads), "seconds": found["seconds"]}
+            results.setdefault(backbone, {})[anomalies] = {"ratio": medians["memory"], **medians, **sizes, **raw}
     text = (
         f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {options.images} normal images, "
         f"{BATCH} known ones; {describe_machine(options.threads)}."

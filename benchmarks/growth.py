@@ -153,7 +153,8 @@ def main() -> None:
     )
     if options.plot:
         draw(groups, options.plot)
-    shown = {"groups": groups, "million": computed, "assumed_tflops": options.assumed_tflops}
+    machine = describe_machine(options.threads)
+    shown = {"machine": machine, "groups": groups, "million": computed, "assumed_tflops": options.assumed_tflops}
     publish(text, shown, options.report, "growth")
 
 

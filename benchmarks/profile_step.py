@@ -73,7 +73,7 @@ def main() -> None:
     ]
     precision = "bfloat16" if bfloat16 else "float32"
     text = f"{markdown_table(rows)}\n\n{options.steps} steps, {precision}; {describe_machine(options.threads)}."
-    publish(text, found, options.report, "profile")
+    publish(text, found | {"machine": describe_machine(options.threads)}, options.report, "profile")
 
 
 if __name__ == "__main__":

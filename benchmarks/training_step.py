@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import describe_machine, publish, spread
@@ -220,18 +221,21 @@ def main() -> None:
         two_steps(SETUPS[options.backbones[0]], options.steps_of, options.image_size, bfloat16=bfloat16)
         print(f"{peak_memory():.0f}")
         return
-    rows, found = [], {}
+    precision = "bfloat16" if bfloat16 else "float32"
+    rows: list[dict[str, str]] = []
+    found: dict[str, dict[str, Any]] = {}
     for name in options.backbones:
         memory = {kind: measure_memory(name, kind, options) for kind in ("plain", "package", "nothing")}
         values = measure(SETUPS[name], options, bfloat16=bfloat16)
         rows.append(row_of(name, values, memory))
         found[name] = {key: statistics.median(values[key]) for key in ("ratio", "ratio_cached", "flops_share")}
         found[name]["memory_ratio"] = memory["package"] / memory["plain"]
+        found[name] |= {"machine": describe_machine(options.threads), "precision": precision, "mebibytes": memory}
+        found[name] |= {"operations": values["operations"][0], "matrix_flops": statistics.median(values["matrix"])}
         found[name] |= {
             f"{key}_quartiles": statistics.quantiles(values[key], n=4)
             for key in ("plain", "package", "cached", "ratio", "ratio_cached", "flops_share")
         }
-    precision = "bfloat16" if bfloat16 else "float32"
     text = (
         f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; "
         f"{describe_machine(options.threads)}."

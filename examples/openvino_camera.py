@@ -73,7 +73,13 @@ def main() -> None:
     if not options.model.is_file():
         msg = f"Expected an exported model, got {str(options.model)!r}, which is no file. Do check the path."
         raise SystemExit(msg)
-    model = openvino.compile_model(options.model, options.device, {"INFERENCE_PRECISION_HINT": options.precision})
+    settings = {"INFERENCE_PRECISION_HINT": options.precision}
+    try:
+        model = openvino.compile_model(options.model, options.device, settings)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        msg = f"Expected an exported model for {options.device}, got {options.model}: {reason}. Do export it again."
+        raise SystemExit(msg) from None
     height, width = model.inputs[0].partial_shape[2:]
     fixed = height.is_static and width.is_static  # exported with --input_size
     for name, taken in frames(options.source):

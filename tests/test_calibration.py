@@ -282,3 +282,57 @@ def test_scores_are_small_enough_for_torchmetrics(folder_root: Path, tmp_path: P
     assert scores.min() > 0
     assert scores.max() < 12
     assert 0 <= result["image_AUROC"] <= 1
+
+
+def test_moments_are_of_full_precision_under_autocast() -> None:
+    f, g = (one.float() for one in pair(*SHAPE))
+    exact = calibrated((f, g)).get_buffer("whitening_0")
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = calibrated((f, g)).get_buffer("whitening_0")
+    torch.testing.assert_close(under_autocast, exact)
+
+
+def test_moments_that_rounding_made_indefinite_are_mended() -> None:
+    moments = torch.diag(torch.tensor([1.0, 1.0, -0.5], dtype=torch.float64)).expand(2, 2, 3, 3)
+    assert torch.isfinite(whitening_of(moments, images=10**6)).all()
+
+
+def test_projected_stages_score_in_other_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "LARGEST", 3 * 5 * 4 * 4)
+    f, g = (one.float() for one in pair(*SHAPE))
+    found = calibrated((f, g))
+    halves = found([f.bfloat16()], [g.bfloat16()])[0]
+    torch.testing.assert_close(halves, found([f], [g])[0], rtol=0.1, atol=0.1)
+    assert found.bfloat16()([f], [g])[0].shape == (400, 1, 3, 5)
+
+
+def test_a_second_fit_is_calibrated_too(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model()
+    for number in range(2):
+        engine = fit(model, folder_root, tmp_path / str(number))
+        assert model.model.calibration.is_set
+    again = make_model()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 2}
+    Engine(default_root_dir=tmp_path / "resumed", **quiet).fit(
+        again, datamodule=make_folder_data(folder_root), ckpt_path=engine.best_model_path
+    )
+    assert again.model.calibration.is_set  # though nothing was left to train
+
+
+def test_thresholds_are_calibrated_where_the_last_epoch_is_not_validated(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model()
+    fit(model, folder_root, tmp_path, max_epochs=3, check_val_every_n_epoch=2)
+    kept = float(model.post_processor.image_threshold)
+    Engine(default_root_dir=tmp_path / "validated", accelerator="cpu").validate(
+        model, datamodule=make_folder_data(folder_root)
+    )
+    assert float(model.post_processor.image_threshold) == pytest.approx(kept, rel=0.5)
+
+
+def test_batch_statistics_stay_as_trained(folder_root: Path, tmp_path: Path) -> None:
+    trained = []
+    for wanted in (True, False):
+        model = make_model(norm="batch", calibrate=wanted)
+        fit(model, folder_root, tmp_path / str(wanted), limit_val_batches=0)
+        trained.append(model.model.auto_encoder.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])

@@ -273,7 +273,7 @@ class TestReach:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(hub, "is_reachable", lambda _: False)
-        monkeypatch.setattr(hub, "_is_cached", lambda _: False)
+        monkeypatch.setattr(hub, "is_cached", lambda _: False)
         monkeypatch.setattr(weights_module, "timm", None)
         assert call("weights", "fetch", "resnet18", "--output", str(tmp_path / "w")) == 2
         assert "got ConnectionError: no connection to https://huggingface.co. Do " in capsys.readouterr().err

@@ -17,8 +17,10 @@ BATCH_SIZE = 32
 
 
 def may_be_last_epoch(trainer: pl.Trainer) -> bool:
-    """Whether training may end with the running epoch, or this epoch's checkpoint may be the one that is kept."""
-    if trainer.should_stop or (trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0):
+    """Whether training may end before the next validation, or this epoch's checkpoint may be the one that is kept."""
+    between = trainer.check_val_every_n_epoch or 1
+    ends = trainer.max_epochs is not None and trainer.current_epoch + between >= trainer.max_epochs > 0
+    if trainer.should_stop or ends:
         return True
     if trainer.max_epochs == -1 or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
         return True
@@ -45,7 +47,8 @@ def normal_batches(trainer: pl.Trainer) -> Iterator[ImageBatch]:
         if distributed.is_available() and distributed.is_initialized()
         else (0, 1)
     )
-    chosen = Subset(dataset, list(range(0, len(dataset), step))[rank::world])
+    indices = list(range(0, len(dataset), step))
+    chosen = Subset(dataset, indices[rank::world] or indices[:1])  # sums are added up by all processes or none
     with torch.random.fork_rng(devices=[]):
         for batch in DataLoader(chosen, BATCH_SIZE, collate_fn=collate, generator=torch.Generator()):
             yield trainer.strategy.batch_to_device(batch)

@@ -52,9 +52,19 @@ def _label(path: Path) -> bool | None:
 
 
 def _test_images_of(config: Path) -> list[LabeledPath]:
+    """Paths and labels of a config's test images.
+
+    Raises:
+        ValueError: If the file is no such config, or its data cannot be had.
+    """
     datamodule = make_datamodule(config)
-    datamodule.prepare_data()
-    datamodule.setup()
+    try:
+        datamodule.prepare_data()
+        datamodule.setup()
+    except Exception as error:
+        if str(error).startswith("Expected "):
+            raise
+        raise ValueError(_unusable(config, error)) from error
     samples = datamodule.test_data.samples
     labels = samples.label_index if "label_index" in samples else [None] * len(samples)
     return [
@@ -79,4 +89,14 @@ def make_datamodule(config: Path) -> Any:  # noqa: ANN401 - an AnomalibDataModul
             "Do give a config that `anomalib train --config` takes."
         )
         raise ValueError(msg) from error
-    return made(**(settings["data"].get("init_args") or {}))
+    try:
+        return made(**(settings["data"].get("init_args") or {}))
+    except Exception as error:  # whatever a data module says of its arguments
+        if str(error).startswith("Expected "):
+            raise
+        raise ValueError(_unusable(config, error)) from error
+
+
+def _unusable(config: Path, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"Expected data that the config {str(config)!r} describes, got {type(error).__name__}: {reason}. Do mend it."

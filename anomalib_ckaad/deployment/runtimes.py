@@ -1,6 +1,5 @@
 """Exported files behind one call, whatever runs them: torch (.pt), ONNX Runtime (.onnx) or OpenVINO (.xml)."""
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from anomalib_ckaad.deployment.export import check_installed
+from anomalib_ckaad.deployment.export_methods import ExportMethods
 
 Array = npt.NDArray[Any]
 Precision = Literal["f32", "bf16", "f16"]
@@ -76,12 +76,13 @@ def _load_torch(path: Path) -> Exported:
     from anomalib.deploy import TorchInferencer  # noqa: PLC0415  # brings OpenVINO's inferencer along
 
     model = _read(path, lambda: TorchInferencer(path, device="cpu").model)
-
-    raw = getattr(model, "raw_outputs", contextlib.nullcontext)
+    if not isinstance(model, ExportMethods):
+        msg = f"Expected an exported Ckaad in {str(path)!r}, got {type(model).__name__}. Do export a Ckaad."
+        raise ValueError(msg)  # noqa: TRY004 - bad input, as for files of other kinds
 
     def run(images: Array) -> dict[str, Array]:
-        with torch.inference_mode(), raw():
-            outputs = model(torch.from_numpy(images))._asdict()
+        with torch.inference_mode(), model.raw_outputs():
+            outputs = model.forward(torch.from_numpy(images))._asdict()
         return {name: value.numpy() for name, value in outputs.items() if value is not None}
 
     return Exported(RUNTIMES[path.suffix], None, run)

@@ -1,7 +1,8 @@
 """The metrics that Ckaad reports unless told otherwise."""
 
-from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Max, F1Score
+from anomalib.metrics import AUPRO, Evaluator, F1Max, F1Score
 
+from anomalib_ckaad.metrics.auroc import AUROC
 from anomalib_ckaad.metrics.raw_scores import RAW_MAP, RAW_SCORE
 
 IMAGE = [RAW_SCORE, "gt_label"]

@@ -64,10 +64,22 @@ def deep_sad_loss(distances: Tensor, is_anomalous: Tensor, weight: float = 1.0, 
     return torch.where(is_anomalous, labeled, distances).mean()
 
 
+def away_from_zero(center: Tensor, least: float = 0.1) -> Tensor:
+    """Deep SAD's center with no component nearer to 0 than ``least``: weights of 0 would reach it.
+
+    As its authors' code does. Example:
+        >>> away_from_zero(torch.tensor([0.0, -0.01, 0.5]))
+        tensor([ 0.1000, -0.1000,  0.5000])
+    """
+    signs = torch.where(center < 0, -1.0, 1.0).to(center)
+    return torch.where(center.abs() < least, least * signs, center)
+
+
 class HeadModel(nn.Module):
     """A small head on a frozen backbone's features; its map is an anomaly map.
 
-    Features of all stages, each of unit length over its channels, are brought to the largest one's size and joined.
+    Features of all stages, each with a mean square of 1 over its channels, are brought to the largest one's size and
+    joined.
     DevNet's head scores every position by a 1x1 convolution; Deep SAD's takes them by two bias-free 1x1 convolutions to
     a space in which the squared distance to a fixed center is the anomaly map. The image score is the mean of the
     largest tenth of the map.
@@ -96,7 +108,7 @@ class HeadModel(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """What the head gives for normalized images (N, 3, H, W): (N, 1 or width, H', W')."""
-        features = [functional.normalize(f, dim=1) for f in self.backbone(images)]
+        features = [f.shape[1] ** 0.5 * functional.normalize(f.float(), dim=1) for f in self.backbone(images)]
         size = features[0].shape[-2:]
         joined = torch.cat([functional.interpolate(f, size, mode="bilinear") for f in features], dim=1)
         return torch.as_tensor(self.head(joined))
@@ -109,8 +121,9 @@ class HeadModel(nn.Module):
         return maps, flat.topk(max(1, int(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
 
     def forward(self, images: Tensor) -> InferenceBatch:
-        """Map (N, 1, H, W) in the images' size and score (N,)."""
-        maps, scores = self.score(images)
+        """Map (N, 1, H, W) in the images' size and score (N,), in full precision as Ckaad's are."""
+        with torch.autocast(images.device.type, enabled=False):
+            maps, scores = self.score(images)
         large = functional.interpolate(maps.unsqueeze(1), images.shape[-2:], mode="bilinear")
         return InferenceBatch(anomaly_map=large, pred_score=scores)
 
@@ -118,7 +131,9 @@ class HeadModel(nn.Module):
 class FeatureHead(AnomalibModule):
     """A study's method: ``HeadModel``, trained with normal images and known anomalies by DevNet's or Deep SAD's loss.
 
-    Deep SAD's center is the mean over the normal images of an epoch before training.
+    Deep SAD's center is the mean over the normal images of an epoch before training. Departures from the papers: the
+    backbone is frozen, as all methods of a study have it, images have one scale, and DevNet ranks scores and not their
+    absolute values.
 
     Args:
         objective: ``devnet`` or ``deep_sad``.
@@ -174,13 +189,13 @@ class FeatureHead(AnomalibModule):
         loader: Any = self.trainer.train_dataloader
         if self.objective != "deep_sad" or self.model.center.any():
             return
+        transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
         found = []
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for batch in loader:
                 images = batch.image[~batch.gt_label.bool()].to(self.device)
-                images = images if self.pre_processor is None else self.pre_processor(images)
-                found.append(self.model.embed(images).mean(dim=(2, 3)))
-        self.model.center.copy_(torch.cat(found).mean(dim=0))
+                found.append(self.model.embed(transform(images)).mean(dim=(2, 3)))
+        self.model.center.copy_(away_from_zero(torch.cat(found).mean(dim=0)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 - an ImageBatch
         """Loss of the batch's normal images and known anomalies.
@@ -205,7 +220,7 @@ class FeatureHead(AnomalibModule):
         return batch.update(**self.model(batch.image)._asdict())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with a weight decay of 1e-6, as both papers have it."""
+        """Adam with Deep SAD's weight decay of 1e-6."""
         return torch.optim.Adam(self.model.head.parameters(), self.learning_rate, weight_decay=1e-6)
 
     @property
