@@ -167,3 +167,12 @@ def test_own_sentences_are_found_in_what_others_wrap_around_them(error: Exceptio
     outer = RuntimeError("outer")
     outer.__cause__ = error
     assert find_sentence(outer) == expected
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(28, "Expected to write to study.jsonl, got No space left on device. Do make room.")
+
+    monkeypatch.setattr(cli, "run_study", fail)
+    assert cli.main(["study", "--config", "any.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("Expected to write to study.jsonl, got No space left")

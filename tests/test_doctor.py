@@ -110,7 +110,11 @@ def test_where_weights_can_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor_checks, "find_spec", lambda _: None)
     monkeypatch.setattr(doctor_checks, "is_reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert by_name(doctor_checks.check_weights(online=False))["timm's hub"].state == "ok"
+    monkeypatch.setattr(doctor_checks, "is_cached", lambda _: False)
+    found = by_name(doctor_checks.check_weights(online=False))
+    assert found["timm's hub"].state == "ok"
+    assert (found["without a network"].state, found["without a network"].value) == ("warning", "none")
+    assert "Do `anomalib-ckaad weights fetch" in found["without a network"].advice
     assert by_name(doctor_checks.check_weights(online=True))["timm's hub"].state == "error"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     check = by_name(doctor_checks.check_weights(online=False))["timm's hub"]
@@ -121,11 +125,15 @@ def test_where_weights_can_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor_checks, "find_spec", lambda _: None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = by_name(doctor_checks.check_weights(online=False))
-    assert {check.state for check in found.values()} == {"ok"}
+    assert {name: check.state for name, check in found.items() if check.state != "ok"} == {"without a network": "note"}
+    assert "Expected weights of wide_resnet50_2.tv_in1k" in found["without a network"].advice
     assert found["fetched"].value.startswith("tf_efficientnet_lite0 (in ")
     (tmp_path / "tf_efficientnet_lite0" / "config.json").write_text("{")
     found = by_name(doctor_checks.check_weights(online=False))
     assert (found["fetched"].state, found["timm's hub"].state) == ("warning", "error")
+    monkeypatch.setattr(doctor_checks, "is_cached", lambda name: name == "timm/wide_resnet50_2.tv_in1k")
+    found = by_name(doctor_checks.check_weights(online=False))
+    assert (found["without a network"].state, found["timm's hub"].state) == ("ok", "ok")  # the hub's own cache
 
 
 def test_openvino_says_its_precision() -> None:

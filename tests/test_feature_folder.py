@@ -140,6 +140,16 @@ def test_damaged_files_are_computed_again(tmp_path: Path, caplog: pytest.LogCapt
     assert mended.computed == 0
 
 
+def test_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
+    images = torch.rand(2, 3, 8, 8)
+    open_cache(tmp_path).get(images[:1], ["a"], stages)
+    left = files(tmp_path)[0].with_suffix(".part")
+    left.write_bytes(b"half")
+    open_cache(tmp_path).get(images[1:], ["b"], stages)
+    assert not left.exists()
+    assert len(files(tmp_path)) == 2
+
+
 def test_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = torch.rand(5, 3, 8, 8)
     names: list[str | None] = list("abcde")

@@ -177,3 +177,29 @@ def test_a_study_of_failures_alone(tmp_path: Path) -> None:
     (tmp_path / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(StudyError, match=r"got 1 that failed\. Do run"):
         Results.read(tmp_path)
+
+
+def test_failures_of_methods_that_the_config_no_longer_has_are_no_gaps(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    assert [row["method"] for row in Results.read(tmp_path).failed] == ["broken"]
+    Store(tmp_path).plan(Study("mine", tuple(Job(method, "tile", 0, {}) for method in ("fine", "poor"))))
+    assert Results.read(tmp_path).failed == []
+
+
+def test_a_damaged_file_of_scores_is_named_and_costs_its_plots_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_study(tmp_path)
+    path = next((tmp_path / "jobs").glob("tile-poor*")) / "scores.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    results = Results.read(tmp_path)
+    assert len(results.pairs("tile", "fine", "poor")) == 1
+    assert f"Expected scores of test images in {path}, got " in caplog.text
+
+
+def test_what_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "study")
+    (tmp_path / "file").write_text("")
+    assert cli.main(["report", str(tmp_path / "study"), "--output", str(tmp_path / "file")]) == 2
+    (message,) = capsys.readouterr().err.strip().splitlines()
+    assert message.startswith("Expected to read and write files, got ")

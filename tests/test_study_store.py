@@ -82,6 +82,17 @@ def test_other_settings_under_the_same_name(tmp_path: Path) -> None:
     assert len(store.check(Study("mine", (*JOBS, Job("c", "tile", 0, {}))))) == 1  # more methods are no conflict
 
 
+def test_other_data_under_the_same_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old = Job("gone", "tile", 0, {"model": "x", "data": {"root": "here"}})
+    store.append("mine", row_of(old, settings=old.settings))
+    same = Job("new", "tile", 0, {"model": "y", "data": {"root": "here"}})
+    assert len(store.check(Study("mine", (same,)))) == 1
+    other = Job("new", "tile", 0, {"model": "y", "data": {"root": "there"}})
+    with pytest.raises(StudyError, match=r"^Expected the settings of tile that gone was run with"):
+        store.check(Study("mine", (other,)))
+
+
 def test_a_file_that_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "study.jsonl").write_text(json.dumps({"hello": 1}) + "\n")
     with pytest.raises(StudyError, match=r"^Expected .* to be the store of a study in format 1, got another file\. Do"):

@@ -154,6 +154,33 @@ def test_bad_input_ends_in_one_sentence(
     assert " Do " in message
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "{name: x, root: /nowhere, normal_dir: good}",
+        "{name: x, root: FOLDER, normal_dir: Good, no_such: 1}",
+        "{name: x, root: FOLDER, normal_dir: Good, abnormal_dir: none}",
+    ],
+)
+def test_data_that_a_config_describes_and_nobody_has(arguments: str, images: Path, tmp_path: Path) -> None:
+    config = tmp_path / "data.yaml"
+    arguments = arguments.replace("FOLDER", str(images))
+    config.write_text(f"data:\n  class_path: anomalib.data.Folder\n  init_args: {arguments}\n")
+    with pytest.raises(
+        ValueError, match=r"^Expected data that the config .*data\.yaml' describes, got \w+: .* Do mend"
+    ):
+        find_test_images(config)
+
+
+def test_a_file_of_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    torch.save({"model": torch.nn.Identity()}, tmp_path / "other.pt")
+    with pytest.raises(
+        ValueError, match=r"^Expected an exported Ckaad in .*other\.pt', got Identity\. Do export a Ckaad"
+    ):
+        load_exported(tmp_path / "other.pt")
+
+
 @pytest.mark.parametrize("number", ["-1", "nan", "some"])
 def test_the_tolerance_is_a_number_of_at_least_zero(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["validate", "--ckpt", "c", "--exported", "e", "--data", "d", f"--tolerance={number}"]

@@ -17,6 +17,7 @@ from anomalib_ckaad import fetch_weights as fetch_module
 from anomalib_ckaad import hub
 from anomalib_ckaad import weights as weights_module
 from anomalib_ckaad.backbone import FrozenBackbone
+from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.weight_folders import WEIGHTS_VARIABLE, list_folders, weights_root
 from anomalib_ckaad.weights import PACKAGED_NORMALIZATION, load_backbone_weights, normalization
 from tests.test_cli import call
@@ -222,6 +223,22 @@ def test_list_finds_damage(root: Path, tmp_path: Path, capsys: pytest.CaptureFix
         file.write(b"\xff")
     assert call("weights", "list") == 1
     assert "resnet18  11,178,051 parameters, 44.8 MB, from w.pth; DAMAGED" in capsys.readouterr().out
+
+
+def test_damage_on_the_way_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("weights", "fetch", "resnet18", "--from", str(some_file(tmp_path / "w.pth"))) == 0
+    shutil.copytree(root / "resnet18", tmp_path / "carried")
+    with (tmp_path / "carried" / "model.safetensors").open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"\xff")
+    assert call("weights", "fetch", "resnet18", "--from", str(tmp_path / "carried"), "--force") == 2
+    assert capsys.readouterr().err.startswith("Expected whole weights in ")
+    with pytest.raises(ValueError, match=r"^Expected whole weights in .*carried, got a file unlike the fetched one"):
+        Ckaad("resnet18", weights=str(tmp_path / "carried"))
+    for text in ("{", "[]"):
+        (tmp_path / "carried" / "config.json").write_text(text)
+        assert call("weights", "fetch", "resnet18", "--from", str(tmp_path / "carried"), "--force") == 2
+        assert "Expected an object of JSON in " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["resnet18", "..", "", "../weights"])

@@ -1,11 +1,14 @@
 """A study's results as a report reads them."""
 
+import logging
 import statistics
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,6 +17,8 @@ from anomalib_ckaad.study.jobs import StudyError
 from anomalib_ckaad.study.run_job import SCORES
 from anomalib_ckaad.study.statistics import Paired
 from anomalib_ckaad.study.store import DONE, NAMES, Store
+
+logger = logging.getLogger(__name__)
 
 SEEN, UNSEEN = "mean of seen types", "mean of unseen types"
 
@@ -52,8 +57,12 @@ class Results:
             msg = f"Expected the results of a study in {str(folder)!r}, got {got}. Do run `anomalib-ckaad study`."
             raise StudyError(msg)
         there = {tuple(row[key] for key in NAMES) for row in rows}
-        missing = [job for job in store.planned() if job not in there]
-        return cls(name, folder, done, [row for row in rows if row["status"] != DONE], missing)
+        planned = store.planned()
+        missing = [job for job in planned if job not in there]
+        failed = [row for row in rows if row["status"] != DONE]
+        if planned:  # what a method was called that the config no longer has is no gap
+            failed = [row for row in failed if tuple(row[key] for key in NAMES) in planned]
+        return cls(name, folder, done, failed, missing)
 
     @cached_property
     def data_sets(self) -> list[str]:
@@ -97,7 +106,7 @@ class Results:
         """Scores and maps of every test image of a job; empty if its file is gone."""
         if row["folder"] not in self._loaded:
             path = self.folder / row["folder"] / SCORES
-            self._loaded[row["folder"]] = dict(np.load(path)) if path.exists() else {}
+            self._loaded[row["folder"]] = _load(path)
         return self._loaded[row["folder"]]
 
     def pairs(self, data: str, first: str, second: str) -> list[Paired]:
@@ -119,3 +128,12 @@ class Results:
             order = [place[path] for path in one["paths"].tolist()]
             found.append(Paired(one["scores"], other["scores"][order], one["labels"].astype(bool), one["paths"]))
         return found
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    """What a job has kept of its test images; nothing, and a warning, where that is gone or damaged."""
+    try:
+        return dict(np.load(path))
+    except (OSError, ValueError, BadZipFile, zlib.error) as error:
+        logger.warning("Expected scores of test images in %s, got %s. Plots and differences lack them.", path, error)
+        return {}

@@ -91,6 +91,7 @@ class Store:
             msg = f"Expected {self.folder} to hold the study {study.name!r}, got {name!r}. Do give another --output."
             raise StudyError(msg)
         wanted = {job.name: job.fingerprint for job in study.jobs}
+        data_of = {(job.data, job.seed): _plain(job.settings.get("data")) for job in study.jobs}
         for row in rows:
             key = (row["method"], row["data"], row["seed"])
             # What failed has no result that could be mixed with others: its config may be corrected.
@@ -99,6 +100,14 @@ class Store:
                     f"Expected the settings that {row['method']} on {row['data']} was run with in {self.folder}, got "
                     "others, and one table of both would compare nothing. Do rename the method or data set, or give "
                     "another --output."
+                )
+                raise StudyError(msg)
+            data = _plain(row.get("settings", {}).get("data"))
+            # Of a method that the config no longer has, its table would still be on the same page.
+            if row["status"] == DONE and data_of.get((row["data"], row["seed"]), data) != data:
+                msg = (
+                    f"Expected the settings of {row['data']} that {row['method']} was run with in {self.folder}, got "
+                    "others: its images are not these. Do rename the data set, or give another --output."
                 )
                 raise StudyError(msg)
         return rows
@@ -146,6 +155,11 @@ class Store:
                 )
                 raise StudyError(msg) from error
             yield
+
+
+def _plain(settings: object) -> str:
+    """Settings as they are read back."""
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def missing_jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> list[Job]:
