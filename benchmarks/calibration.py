@@ -1,4 +1,4 @@
-"""How the map should be calibrated: residuals and maps compared on images that no result is reported of.
+"""How the map should be calibrated: residuals and maps compared on images that are not a result's.
 
     python benchmarks/calibration.py --data DATA --groups groups.csv [--seeds 2] [--steps 200]
         [--report docs/accuracy.md]
@@ -7,7 +7,7 @@ A plain auto-encoder is trained on normal images (EfficientNet-Lite0, stages 2 3
 residuals are made maps of in several ways. Scored on
 
 - chest: 70 normal images held out of the training set against the training set's pneumonia images;
-- tile: half of magnetic tile's test images, every other group of each type, so that the other half stays unseen;
+- tile: half of magnetic tile's test images, every other group of each type (the study has both halves);
 - brick: the built-in textures, drawn by another seed than the package's own data.
 
 Image AUROC and AUPRO in percent, means over seeds; images are scored by their 100 largest pixels unless a row says

@@ -7,7 +7,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 
-from anomalib_ckaad.metrics import add_predictions
+from anomalib_ckaad.metrics import AUROC, add_predictions
 from anomalib_ckaad.metrics.file import write_metrics
 from anomalib_ckaad.metrics.per_type import Scored, score_types
 from anomalib_ckaad.metrics.raw_scores import raw_scores
@@ -103,3 +103,17 @@ def test_sections_are_replaced_and_the_rest_is_kept(tmp_path: Path) -> None:
 def test_tables_take_rows_with_gaps() -> None:
     lines = markdown_table([{"a": "1"}, {"b": "2"}]).splitlines()
     assert lines == ["| a | b |", "|---|---|", "| 1 |  |", "|  | 2 |"]
+
+
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_auroc_is_the_same_whatever_the_batches(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 3 == 0
+    scores = 0.5 + torch.rand(64, generator=generator) + 0.4 * labels  # some below 1, some above
+    metric = AUROC(fields=["raw_pred_score", "gt_label"])
+    for start in range(0, 64, size):
+        batch = ImageBatch(image=torch.zeros(size, 3, 1, 1), gt_label=labels[start : start + size])
+        batch.raw_pred_score = scores[start : start + size]
+        metric.update(batch)
+    expected = (scores[labels][:, None] > scores[~labels]).double().mean()
+    assert metric.compute().item() == pytest.approx(expected.item())

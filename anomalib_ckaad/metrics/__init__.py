@@ -1,5 +1,6 @@
 """What is measured, on which scores, and where it is written."""
 
+from anomalib_ckaad.metrics.auroc import AUROC
 from anomalib_ckaad.metrics.evaluator import default_evaluator
 from anomalib_ckaad.metrics.file import write_test_metrics
 from anomalib_ckaad.metrics.per_group import PerGroup
@@ -19,6 +20,7 @@ from anomalib_ckaad.metrics.summary import AccuracyAtF1Max, mAD
 from anomalib_ckaad.metrics.threshold_range import threshold_range_scores
 
 __all__ = [
+    "AUROC",
     "AccuracyAtF1Max",
     "PerGroup",
     "SeenUnseenEvaluator",
