@@ -136,7 +136,9 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
     assert held_out[0] == held_out[1]
 
 
-@pytest.mark.parametrize(("name", "jobs"), [("study", 66), ("ablations", 36), ("textures", 18)])
+@pytest.mark.parametrize(
+    ("name", "jobs"), [("study", 66), ("ablations", 18), ("ablation_norm", 12), ("eight_known", 30), ("textures", 18)]
+)
 def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(
     name: str, jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
