@@ -339,8 +339,10 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
         logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
 
     def on_validation_start(self) -> None:
-        """Calibrate before thresholds are set of scores, where this may be the model that is kept."""
-        if self.trainer.state.fn == "fit" and may_be_last_epoch(self.trainer):
+        """Calibrate before thresholds are set of scores, where these may be the thresholds that are kept."""
+        if self.trainer.state.fn == "fit" and may_be_last_epoch(
+            self.trainer, self.trainer.check_val_every_n_epoch or 1
+        ):
             self._calibrate()
 
     def _calibrate(self) -> None:

@@ -224,15 +224,18 @@ def test_training_is_as_without_it(folder_root: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize(("watched", "expected"), [(False, 1), (True, 3)])
+@pytest.mark.parametrize(
+    ("watched", "between", "expected"), [(False, 1, 1), (True, 1, 3), (False, 2, 2), (False, 3, 1)]
+)
 def test_only_what_may_be_kept_is_calibrated(
-    watched: bool, expected: int, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watched: bool, between: int, expected: int, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
     original = ResidualCalibration.set
     monkeypatch.setattr(ResidualCalibration, "set", lambda self, moments: (counted.append(1), original(self, moments)))
     callbacks = [EarlyStopping("val_reconstruction", patience=9)] if watched else []
-    fit(make_model(), folder_root, tmp_path, max_epochs=3, callbacks=callbacks)
+    arguments = {"max_epochs": 3, "check_val_every_n_epoch": between}
+    fit(make_model(), folder_root, tmp_path, callbacks=callbacks, **arguments)
     assert len(counted) == expected
 
 

@@ -16,10 +16,9 @@ LARGEST_SHARE = 2000
 BATCH_SIZE = 32
 
 
-def may_be_last_epoch(trainer: pl.Trainer) -> bool:
-    """Whether training may end before the next validation, or this epoch's checkpoint may be the one that is kept."""
-    between = trainer.check_val_every_n_epoch or 1
-    ends = trainer.max_epochs is not None and trainer.current_epoch + between >= trainer.max_epochs > 0
+def may_be_last_epoch(trainer: pl.Trainer, ahead: int = 1) -> bool:
+    """Whether training may end within so many epochs, or this epoch's checkpoint may be the one that is kept."""
+    ends = trainer.max_epochs is not None and trainer.current_epoch + ahead >= trainer.max_epochs > 0
     if trainer.should_stop or ends:
         return True
     if trainer.max_epochs == -1 or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
