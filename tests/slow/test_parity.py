@@ -182,6 +182,19 @@ def test_validate_agrees(
         assert words in printed
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_validate_agrees_on_a_folder_of_files_as_users_have_them(kind: str, trained: Path, tmp_path: Path) -> None:
+    """JPEG and PNG, of several sizes, some gray."""
+    sources = sorted((trained / "data" / "brick" / "test").glob("*/*.png"))[::3]
+    sizes = [(96, 96), (133, 87), (640, 480), (300, 410), (81, 200), (1024, 768)]
+    for number, (source, size) in enumerate(zip(sources, sizes, strict=False)):
+        folder = tmp_path / ("good" if number % 2 else "bad")
+        folder.mkdir(exist_ok=True)
+        picture = Image.open(source).convert("L" if number == 2 else "RGB").resize(size)
+        picture.save(folder / f"{number}.{'png' if number % 3 else 'jpg'}")
+    assert command(trained, exported(trained, kind), data=tmp_path) == 0
+
+
 def test_validate_takes_a_config(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.yaml"
     settings = "image_size: 128, train_images: 24, validation_images: 8, test_good_images: 8, images_per_defect: 2"
