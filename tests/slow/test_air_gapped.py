@@ -234,6 +234,9 @@ def test_example_for_a_camera(gap: AirGap, images: Path, weights_folder: Path) -
     paths = sorted(images.iterdir())
     expected = json.loads(gap.run("-c", EXPECTED, model, *paths).splitlines()[-1])
     assert found == {Path(path).stem: pytest.approx(score, abs=1e-3) for path, score in expected.items()}
+    lines = gap.run(EXAMPLES / "openvino_folder.py", model, images, "folder").splitlines()
+    assert {Path(line.split()[0]).stem: float(line.split()[-1]) for line in lines} == found
+    assert len(list((gap.folder / "folder").glob("*.png"))) == len(paths)
     for path in paths:
         with Image.open(path) as picture, Image.open(gap.folder / "overlays" / f"{path.stem}.png") as drawn:
             bar = drawn.height - picture.height
