@@ -327,7 +327,7 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
             pl.seed_everything(self.seed, workers=True, verbose=False)
 
     def on_train_start(self) -> None:
-        """Turn the preset's number of steps into epochs, once the number of batches is known."""
+        """Forget an earlier training's calibration, and turn the preset's number of steps into epochs."""
         self.model.calibration.clear()
         self._calibrated_at = -1
         if self._counts_steps and self._usual_steps is not None:
