@@ -210,6 +210,24 @@ class ResidualCalibration(nn.Module):
             self.register_buffer(f"whitening_{stage}", (whitening_of(mean, moments.images) / unit).to(summed.dtype))
             self.register_buffer(f"projection_{stage}", summed.new_zeros(0, 0) if projection is None else projection)
 
+    def emphasize(self, matrices: Sequence[Tensor]) -> None:
+        """Multiply whitened residuals by a matrix (d, d) for each stage: ``known_directions.emphasis_of``."""
+        for stage, matrix in enumerate(matrices):
+            whitening = self.get_buffer(f"whitening_{stage}")
+            self.register_buffer(f"whitening_{stage}", (matrix.to(whitening.device) @ whitening.double()).to(whitening))
+
+    def whitened(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
+        """Residuals whose squares add up to the squared lengths, one tensor (N, H_k * W_k, d) a stage."""
+        found = []
+        for stage, pair in enumerate(zip(features, reconstructions, strict=True)):
+            residual = residual_of(*pair)
+            with torch.autocast(residual.device.type, enabled=False):  # squares need all digits
+                by_matrix, _ = self._by_matrix(stage, residual)
+            (images, _, height, width), (rows, columns) = residual.shape, by_matrix.shape[:2]
+            apart = by_matrix.reshape(rows, columns, images, height // rows, width // columns, -1)
+            found.append(apart.permute(2, 0, 3, 1, 4, 5).flatten(1, 4))
+        return found
+
     def forward(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
         """Mahalanobis lengths at all positions.
 
@@ -227,6 +245,16 @@ class ResidualCalibration(nn.Module):
         ]
 
     def _lengths(self, stage: int, residual: Tensor) -> Tensor:
+        whitened, are_shared = self._by_matrix(stage, residual)
+        lengths = whitened.square().sum(dim=-1).sqrt()
+        if not are_shared:
+            return lengths.permute(2, 0, 1).unsqueeze(1)
+        (height, width), (rows, columns) = residual.shape[-2:], lengths.shape[:2]
+        lengths = lengths.reshape(rows, columns, -1, height // rows, width // columns)
+        return lengths.permute(2, 0, 3, 1, 4).reshape(-1, 1, height, width)
+
+    def _by_matrix(self, stage: int, residual: Tensor) -> tuple[Tensor, bool]:
+        """Whitened residuals by the matrix they took (rows, columns, N * k * l, d), or position; whether by matrix."""
         projection = self.get_buffer(f"projection_{stage}")
         residual = _project(residual, projection if projection.numel() else None)
         whitening = self.get_buffer(f"whitening_{stage}").to(residual)
@@ -235,11 +263,8 @@ class ResidualCalibration(nn.Module):
         rows, columns = whitening.shape[:2]
         if isinstance(height, int) and isinstance(width, int) and not (height % rows or width % columns):
             # Vectors before matrices: the other order takes torch several times as long.
-            lengths = (_by_own_position(residual, rows, columns) @ whitening.mT).square().sum(dim=-1).sqrt()
-            lengths = lengths.reshape(rows, columns, -1, height // rows, width // columns)
-            return lengths.permute(2, 0, 3, 1, 4).reshape(-1, 1, height, width)
-        whitened = residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT
-        return whitened.square().sum(dim=-1).sqrt().permute(2, 0, 1).unsqueeze(1)
+            return _by_own_position(residual, rows, columns) @ whitening.mT, True
+        return residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT, False
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
         """Take on the sizes that a checkpoint has; one without moments, as older ones are, leaves none."""

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from anomalib_ckaad.anomaly_map import TopK
 from anomalib_ckaad.arguments import check_arguments
-from anomalib_ckaad.calibration import ResidualMoments
+from anomalib_ckaad.calibration_methods import CalibrationMethods
 from anomalib_ckaad.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
+from anomalib_ckaad.data.batches_again import may_be_last_epoch
 from anomalib_ckaad.data.images import (
     NameUnreadableImages,
     check_image_files,
@@ -29,7 +30,6 @@ from anomalib_ckaad.data.images import (
     warn_of_turned,
 )
 from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
-from anomalib_ckaad.data.normal_batches import may_be_last_epoch, normal_batches
 from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.evaluation_methods import EvaluationMethods
@@ -50,7 +50,6 @@ from anomalib_ckaad.preprocessing import (
     find_normalize,
     in_unit_range,
     make_pre_processor,
-    prepare,
     resize_exactly,
     warn_of_other_normalization,
 )
@@ -68,7 +67,7 @@ EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
 
 
-class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
+class Ckaad(CalibrationMethods, EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
     """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot give back.
 
     Items of a training batch with ``gt_label`` 1 are the known anomalies. A batch without any gets elastic deformations
@@ -102,6 +101,8 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
         discriminator_learning_rate: Adam's, of the discriminator: 1e-4 in the paper, 1e-3 measured.
         calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
             True measured. See ``ResidualCalibration``.
+        emphasize_known: Whether a calibrated map counts directions more in which known anomalies stand out. See
+            ``emphasis_of``. The ``recon`` strategy, which looks at normal images only, does not.
         score_top_k: The image score is the mean of so many largest pixels of the map, of ``all``, or the whole map's
             ``power_mean``. Default None: 100 in the paper, ``power_mean`` measured. See ``image_score``.
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
@@ -166,6 +167,7 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
         learning_rate: float | None = None,
         discriminator_learning_rate: float | None = None,
         calibrate: bool | None = None,  # noqa: FBT001
+        emphasize_known: bool = True,  # noqa: FBT001, FBT002
         score_top_k: TopK | None = None,
         output_relu: bool | None = None,  # noqa: FBT001
         synthesis: AnomalyMaker | None = None,
@@ -232,7 +234,7 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
         self.learning_rate = learning_rate or usual.learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate or usual.discriminator_learning_rate
         self.calibrate = usual.calibrate if calibrate is None else calibrate
-        self._usual_steps, self._counts_steps, self._calibrated_at = usual.steps, False, -1
+        self.emphasize_known, self._usual_steps, self._counts_steps = emphasize_known, usual.steps, False
         self.max_epochs = max_epochs
         self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
         self.cache_dir, self.cache_limit = cache_dir, cache_limit
@@ -328,8 +330,7 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
 
     def on_train_start(self) -> None:
         """Forget an earlier training's calibration, and turn the preset's number of steps into epochs."""
-        self.model.calibration.clear()
-        self._calibrated_at = -1
+        self._forget_calibration()
         if self._counts_steps and self._usual_steps is not None:
             epochs, between = schedule_of(self._usual_steps, self.trainer.num_training_batches)
             self.trainer.fit_loop.max_epochs = epochs
@@ -337,34 +338,6 @@ class Ckaad(EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[m
                 self.trainer.check_val_every_n_epoch = between
         source = "made of normal ones" if self._may_synthesize else "none made"
         logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
-
-    def on_validation_start(self) -> None:
-        """Calibrate before thresholds are set of scores, where these may be the thresholds that are kept."""
-        if self.trainer.state.fn == "fit" and may_be_last_epoch(
-            self.trainer, self.trainer.check_val_every_n_epoch or 1
-        ):
-            self._calibrate()
-
-    def _calibrate(self) -> None:
-        """Measure the residuals of the normal training images, once for these weights."""
-        if not self.calibrate or self._calibrated_at == self.trainer.global_step:
-            return
-        self._calibrated_at = self.trainer.global_step
-        moments = ResidualMoments()
-        was_training = self.model.auto_encoder.training
-        self.model.auto_encoder.eval()  # as it scores
-        with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            for batch in normal_batches(self.trainer):
-                images, labels = images_and_labels(batch, self.dtype)
-                images = prepare(self.pre_processor, images)
-                # Those of a training in bfloat16 are others: kept besides, they would take twice as much again.
-                names = [None if self._use_bfloat16 else name for name in paths_of(batch)]
-                features = self._features(images, names, "train_data")
-                reconstructions = self.model.auto_encoder(features)
-                moments.add([f[~labels] for f in features], [g[~labels] for g in reconstructions])
-        self.model.auto_encoder.train(was_training)
-        moments.reduce()
-        self.model.calibration.set(moments)
 
     def on_train_epoch_end(self) -> None:
         """Stop before a checkpoint is written of weights that give no finite error on held-out images."""

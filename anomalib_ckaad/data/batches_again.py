@@ -1,0 +1,79 @@
+"""Training images once more in their order, for what is measured of them before a training ends."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from anomalib.data import ImageBatch
+from anomalib.data.utils import LabelName
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
+from torch import distributed
+from torch.utils.data import DataLoader, Subset
+
+from anomalib_ckaad.data.images import datamodule_of
+
+LARGEST_SHARE = 2000
+"""Images to measure at most, spread over the training set: moments of so many hardly change with more."""
+BATCH_SIZE = 32
+
+
+def may_be_last_epoch(trainer: pl.Trainer, ahead: int = 1) -> bool:
+    """Whether training may end within so many epochs, or this epoch's checkpoint may be the one that is kept."""
+    ends = trainer.max_epochs is not None and trainer.current_epoch + ahead >= trainer.max_epochs > 0
+    if trainer.should_stop or ends:
+        return True
+    if trainer.max_epochs == -1 or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
+        return True
+    return any(
+        isinstance(one, EarlyStopping | Timer) or (isinstance(one, Checkpoint) and getattr(one, "monitor", None))
+        for one in trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+    )
+
+
+def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterator[ImageBatch]:
+    """Batches of training images, spread over them, on the model's device; each process gets its share.
+
+    All of them are normal unless the data's own training images are not. No global random numbers are drawn, so that
+    training goes on as it would have.
+    """
+    dataset = getattr(datamodule_of(trainer), "train_data", None)
+    if dataset is None:
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+    if dataset is not None:
+        chosen = range(0, len(dataset), max(1, -(-len(dataset) // at_most)))
+        yield from _batches(trainer, dataset, chosen, at_least_one=True)  # sums are added up by all processes or none
+
+
+def known_batches(trainer: pl.Trainer) -> Iterator[ImageBatch]:
+    """Batches of all known anomalies, as ``normal_batches``."""
+    data = datamodule_of(trainer)
+    dataset = getattr(data, "known_data", None)
+    if dataset is not None:
+        yield from _batches(trainer, dataset, range(len(dataset)))
+        return
+    dataset = getattr(data, "train_data", None)
+    samples = getattr(dataset, "samples", None)
+    if dataset is not None and samples is not None and "label_index" in samples:
+        yield from _batches(trainer, dataset, (samples.label_index == LabelName.ABNORMAL).to_numpy().nonzero()[0])
+
+
+def _batches(
+    trainer: pl.Trainer,
+    dataset: Any,  # noqa: ANN401 - any data
+    chosen: Sequence[int],
+    *,
+    at_least_one: bool = False,
+) -> Iterator[ImageBatch]:
+    rank, world = (
+        (distributed.get_rank(), distributed.get_world_size())
+        if distributed.is_available() and distributed.is_initialized()
+        else (0, 1)
+    )
+    own = list(chosen[rank::world])
+    if not own and at_least_one:
+        own = list(chosen[:1])
+    collate = getattr(dataset, "collate_fn", None)
+    with torch.random.fork_rng(devices=[]):
+        for batch in DataLoader(Subset(dataset, own), BATCH_SIZE, collate_fn=collate, generator=torch.Generator()):
+            yield trainer.strategy.batch_to_device(batch)

@@ -1,0 +1,96 @@
+"""What known anomalies say about the calibrated map: directions in which they stand out count more.
+
+A whitened residual w has, over normal images, the same mean square in every direction. Known anomalies have more in
+some. Only a few positions of an image are anomalous, so only those count whose residuals are longest; normal images
+have such positions as well, and what those have is no sign of an anomaly. With S and T the mean outer products of
+these w over normal images and known anomalies, the excess is A = L'^-1 V max(Lambda - 1, 0) V' L^-1, where S = L L' and
+L^-1 T L'^-1 = V Lambda V'. The squared length w'w becomes w'(I + A)w: directions that no known anomaly has keep their
+weight, so that unknown anomalies are found as before.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+
+SHARE = 0.05
+"""Of an image's positions, those with the longest residuals: docs/accuracy.md."""
+PRIOR = 32
+"""Known anomalies at which what they say weighs half as much as all else: docs/accuracy.md."""
+
+
+class StandingOut:
+    """Sums of outer products of the residuals that stand out in their image.
+
+    Several processes share the images out among them and add their sums up.
+
+    Args:
+        sizes: Directions of each stage's residuals.
+        like: A tensor of the device and precision to sum in.
+    """
+
+    def __init__(self, sizes: Sequence[int], like: Tensor) -> None:
+        self.images, self.positions = 0, [0] * len(sizes)
+        self.sums = [like.new_zeros(size, size) for size in sizes]
+
+    def add(self, whitened: Sequence[Tensor]) -> None:
+        """Count images: their whitened residuals, one tensor (N, positions, directions) a stage."""
+        self.images += len(whitened[0])
+        for stage, residuals in enumerate(whitened):
+            kept = max(1, int(SHARE * residuals.shape[1]))
+            longest = residuals.square().sum(dim=-1).topk(kept, dim=1).indices
+            chosen = residuals.gather(1, longest[..., None].expand(-1, -1, residuals.shape[-1])).flatten(0, 1)
+            with torch.autocast(residuals.device.type, enabled=False):  # squares need all digits
+                self.sums[stage] += chosen.mT @ chosen
+            self.positions[stage] += len(chosen)
+
+    def reduce(self) -> None:
+        """Add up the sums of all processes, if there are several."""
+        if distributed.is_available() and distributed.is_initialized():
+            counts = torch.tensor([self.images, *self.positions], device=self.sums[0].device)
+            for one in (counts, *self.sums):
+                distributed.all_reduce(one)
+            self.images, *self.positions = counts.tolist()
+
+
+def emphasis_of(normal: StandingOut, known: StandingOut) -> list[Tensor]:
+    """Matrices E with E'E = (I + A) / (1 + c), to multiply each stage's whitening by.
+
+    The trace of A is c times the number of directions, c = n / (n + 32) for n known anomalies: the more there are, the
+    more they say. S is shrunk to a multiple of the identity, and T to S, each by as many residuals as there are
+    directions.
+
+    Returns:
+        One tensor (d, d) a stage; the identity where nothing stands out more than in normal images.
+    """
+    weight = known.images / (known.images + PRIOR)
+    return [
+        _emphasis(
+            normal.sums[stage].double(),
+            known.sums[stage].double(),
+            counts=(normal.positions[stage], known.positions[stage]),
+            weight=weight,
+        )
+        for stage in range(len(known.sums))
+    ]
+
+
+def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight: float) -> Tensor:
+    size = len(normal)
+    identity = torch.eye(size, dtype=normal.dtype, device=normal.device)
+    usual = normal.diagonal().mean() / max(1, counts[0])
+    if not (torch.isfinite(known).all() and usual > 0):
+        return identity
+    reference = (normal + size * usual * identity) / (counts[0] + size)
+    found = (known + size * reference) / (counts[1] + size)
+    factor = torch.linalg.cholesky(reference)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    values, vectors = torch.linalg.eigh(inverse @ found @ inverse.mT)
+    half = inverse.mT @ (vectors * (values - 1).clamp(min=0).sqrt())
+    excess = half @ half.mT
+    trace = excess.diagonal().sum()
+    if not trace > torch.finfo(excess.dtype).eps * size:
+        return identity
+    excess = excess * (weight * size / trace)
+    emphasis: Tensor = torch.linalg.cholesky((identity + excess) / (1 + weight), upper=True)
+    return emphasis

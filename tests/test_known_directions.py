@@ -1,0 +1,147 @@
+"""Directions of known anomalies weigh more in the calibrated map, all others as before, and nothing else changes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.engine import Engine
+
+from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.known_directions import PRIOR, StandingOut, emphasis_of
+from anomalib_ckaad.lightning_model import Ckaad
+from tests.conftest import make_folder_data
+
+SIZE, POSITIONS = 6, 100
+
+
+def whitened(images: int, seed: int, scale: float = 1.0, places: int = 5) -> torch.Tensor:
+    """White residuals; in so many places of each image the first direction is larger."""
+    drawn = torch.randn(images, POSITIONS, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn[:, :places, 0] *= scale
+    return drawn
+
+
+def standing_out(*residuals: torch.Tensor) -> StandingOut:
+    found = StandingOut([one.shape[-1] for one in residuals], like=residuals[0])
+    found.add(residuals)
+    return found
+
+
+def test_only_the_longest_residuals_of_an_image_count() -> None:
+    residuals = whitened(3, seed=0, scale=20.0)
+    found = standing_out(residuals)
+    longest = torch.cat([one[one.norm(dim=-1).argsort()[-5:]] for one in residuals])
+    torch.testing.assert_close(found.sums[0], longest.mT @ longest)
+    assert (found.images, found.positions) == (3, [15])
+
+
+def test_parts_add_up() -> None:
+    residuals = whitened(10, seed=0)
+    whole, parts = standing_out(residuals), StandingOut([SIZE], like=residuals)
+    for part in (residuals[:3], residuals[3:3], residuals[3:]):
+        parts.add([part])
+    torch.testing.assert_close(parts.sums, whole.sums)
+    assert (parts.images, parts.positions) == (whole.images, whole.positions)
+
+
+def test_the_direction_of_known_anomalies_weighs_most() -> None:
+    (found,) = emphasis_of(standing_out(whitened(200, seed=0)), standing_out(whitened(PRIOR, seed=1, scale=9.0)))
+    weights = (found.mT @ found) * 1.5  # c is one half for 32 images: (I + A) / 1.5
+    excess = weights - torch.eye(SIZE, dtype=torch.float64)
+    # Nearly all of the excess, whose trace is half the number of directions, is in the first one.
+    assert float(excess.diagonal().sum()) == pytest.approx(SIZE / 2, rel=1e-6)
+    assert float(excess[0, 0]) > 0.95 * SIZE / 2
+    assert float(excess.diagonal()[1:].abs().max()) < 0.05
+
+
+def test_it_is_the_excess_over_normal_images_written_plainly() -> None:
+    normal, known = standing_out(whitened(50, seed=0)), standing_out(whitened(8, seed=1, scale=3.0))
+    identity = torch.eye(SIZE, dtype=torch.float64)
+    usual = normal.sums[0].trace() / SIZE / normal.positions[0]
+    reference = (normal.sums[0] + SIZE * usual * identity) / (normal.positions[0] + SIZE)
+    found = (known.sums[0] + SIZE * reference) / (known.positions[0] + SIZE)
+    values, vectors = torch.linalg.eig(torch.linalg.solve(reference, found))  # not symmetric: another way
+    inverse = torch.linalg.inv(vectors)
+    excess = ((vectors * (values.real - 1).clamp(min=0)) @ inverse).real @ torch.linalg.inv(reference)
+    weight = 8 / (8 + PRIOR)
+    expected = (identity + excess * weight * SIZE / excess.trace()) / (1 + weight)
+    (matrix,) = emphasis_of(normal, known)
+    torch.testing.assert_close(matrix.mT @ matrix, expected)
+
+
+def test_few_known_anomalies_say_little() -> None:
+    normal = standing_out(whitened(200, seed=0))
+    identity = torch.eye(SIZE, dtype=torch.float64)
+    changes = [
+        float((emphasis_of(normal, standing_out(whitened(count, seed=1, scale=5.0)))[0] - identity).norm())
+        for count in (1, 8, 100)
+    ]
+    assert changes[0] < 0.2 < changes[2]
+    assert changes[0] < changes[1] < changes[2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_nothing_stands_out(value: float) -> None:
+    normal = standing_out(whitened(10, seed=0))
+    (found,) = emphasis_of(normal, standing_out(torch.full((4, POSITIONS, SIZE), value, dtype=torch.float64)))
+    torch.testing.assert_close(found, torch.eye(SIZE, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (7, 5)])
+def test_whitened_residuals_have_the_lengths_of_the_map(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, *shape), (3, 2, 3)]
+    features = [torch.rand(20, *size, generator=generator, dtype=torch.float64) for size in sizes]
+    others = [one + 0.1 * torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in features]
+    moments = ResidualMoments()
+    moments.add(features, others)
+    calibration = ResidualCalibration(2)
+    calibration.set(moments)
+    for _ in range(2):
+        for residuals, lengths in zip(
+            calibration.whitened(features, others), calibration(features, others), strict=True
+        ):
+            torch.testing.assert_close(residuals.norm(dim=-1).view_as(lengths[:, 0]), lengths[:, 0])
+        rotation = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64)).Q
+        before = calibration(features, others)
+        calibration.emphasize([rotation, 2 * torch.eye(3, dtype=torch.float64)])
+        torch.testing.assert_close(calibration(features, others), [before[0], 2 * before[1]])
+
+
+# In a training
+
+
+def fit(root: Path, output: Path, *, count: int | None = 4, **arguments: Any) -> Ckaad:
+    defaults = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
+    model = Ckaad(**{**defaults, "seed": 0, "calibrate": True, "synthetic": False, **arguments})
+    data = make_folder_data(root)
+    engine = Engine(
+        default_root_dir=output,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        max_epochs=2,
+    )
+    engine.fit(model, datamodule=data if count is None else KnownAnomalies(data, count=count))
+    return model
+
+
+def whitening(model: Ckaad) -> torch.Tensor:
+    return model.model.calibration.get_buffer("whitening_1")
+
+
+def test_known_anomalies_change_the_calibration_and_no_weight(folder_root: Path, tmp_path: Path) -> None:
+    with_it, without = (fit(folder_root, tmp_path / str(wanted), emphasize_known=wanted) for wanted in (True, False))
+    assert not torch.allclose(whitening(with_it), whitening(without))
+    weights, others = (dict(one.model.auto_encoder.state_dict()) for one in (with_it, without))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize("arguments", [{"strategy": "recon"}, {"count": None}, {"calibrate": False}])
+def test_nothing_is_emphasized(arguments: dict[str, Any], folder_root: Path, tmp_path: Path) -> None:
+    with_it, without = (
+        fit(folder_root, tmp_path / str(wanted), emphasize_known=wanted, **arguments) for wanted in (True, False)
+    )
+    torch.testing.assert_close(whitening(with_it), whitening(without), rtol=0, atol=0)
