@@ -111,6 +111,16 @@ def test_calibration(tmp_path: Path) -> None:
     assert "<!-- begin calibration -->" in report
 
 
+def test_known_directions(tmp_path: Path) -> None:
+    found, report = run("known_directions", tmp_path, "--seeds", 1, "--steps", 5)
+    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 8
+    for row in found["rows"]:
+        for which in ("known type", "other types"):
+            assert all(0 < float(row[f"brick, {which}, {name}"]) <= 100 for name in ("AUROC", "AUPRO"))
+    assert len({row["brick, known type, AUPRO"] for row in found["rows"]}) > 1
+    assert "<!-- begin known-directions -->" in report
+
+
 def test_startup(tmp_path: Path) -> None:
     found, report = run("startup", tmp_path, "--repeats", 2)
     assert found["milliseconds"]["anomalib-ckaad --help / import torch"]["median"] > 0

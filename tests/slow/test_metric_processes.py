@@ -10,6 +10,7 @@ from torch import distributed, multiprocessing
 
 from anomalib_ckaad import metrics
 from anomalib_ckaad.calibration import ResidualMoments
+from anomalib_ckaad.known_directions import StandingOut
 from anomalib_ckaad.metrics.threshold_range import NAMES
 from anomalib_ckaad.thresholds.metrics import ImageThreshold, PixelThreshold
 
@@ -92,10 +93,20 @@ def moments_in(part: slice) -> ResidualMoments:
     return found
 
 
+def standing_out_in(part: slice) -> StandingOut:
+    residuals = torch.randn(20, 40, 5, generator=torch.Generator().manual_seed(0))
+    found = StandingOut([5], like=residuals)
+    found.add([residuals[part]])
+    found.reduce()
+    return found
+
+
 def calibrating_process(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = moments_in(slice(0, 7) if rank == 0 else slice(7, 20))
-    torch.save({"images": found.images, "sums": found.sums}, Path(folder) / f"{rank}.pt")
+    known = standing_out_in(slice(0, 20) if rank == 0 else slice(20, 20))  # one process has none
+    result = {"images": found.images, "sums": found.sums, "known": [known.images, known.positions, known.sums]}
+    torch.save(result, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -106,3 +117,6 @@ def test_two_processes_calibrate_by_the_images_of_both(tmp_path: Path) -> None:
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["images"] == together.images == 20
         torch.testing.assert_close(found["sums"], together.sums)
+        known = standing_out_in(slice(0, 20))
+        assert found["known"][:2] == [known.images, known.positions]
+        torch.testing.assert_close(found["known"][2], known.sums)

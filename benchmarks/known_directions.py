@@ -1,0 +1,198 @@
+"""How much the directions of known anomalies should weigh: compared on images that are not a result's.
+
+    python benchmarks/known_directions.py --data DATA --groups groups.csv [--seeds 2] [--steps 200] [--known 8]
+        [--report docs/accuracy.md]
+
+As ``calibration.py``, on the same parts of the data and with the same plain auto-encoder, which knows no anomaly. Of
+each type in turn some images are known, whole groups of one tile or patient; neither they nor their groups are scored.
+Image AUROC and AUPRO in percent of the known type and in the mean of all others, means over types and seeds. The last
+line is a JSON object.
+"""
+
+import argparse
+import csv
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from calibration import (
+    BACKBONE,
+    SIZE,
+    STAGES,
+    WEIGHTS,
+    Part,
+    brick,
+    by_batches,
+    chest,
+    features_of,
+    masks_of,
+    tile,
+    train,
+)
+from machine import publish
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_ckaad import known_directions
+from anomalib_ckaad.anomaly_map import image_score, join_stages
+from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.known_directions import StandingOut, emphasis_of
+from anomalib_ckaad.metrics.streaming import PixelMetric
+from anomalib_ckaad.study.sections import markdown_table
+from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.weights import load_backbone_weights
+
+SHARE, PRIOR = known_directions.SHARE, known_directions.PRIOR
+WAYS: dict[str, tuple[float, float] | None] = {
+    "calibrated alone": None,
+    f"the package: {SHARE:.0%} of the positions, prior {PRIOR}": (SHARE, PRIOR),
+    "1 % of the positions": (0.01, PRIOR),
+    "20 % of the positions": (0.2, PRIOR),
+    "all positions": (1.0, PRIOR),
+    "prior 128: weighs less": (SHARE, 128),
+    "prior 8: weighs more": (SHARE, 8),
+    "prior 0: as much as all else": (SHARE, 0),
+}
+"""Share of an image's positions that count, and known anomalies that the rest weighs as much as."""
+
+
+class Images(NamedTuple):
+    """What is known of test images: type, ``good`` if normal, and the group that must not be divided."""
+
+    types: list[str]
+    groups: list[str]
+
+
+def read(name: str, part: Part, groups: Path | None) -> Images:
+    """Types and groups by the rules of each data set."""
+    if name == "chest":  # such as person23_bacteria_81.jpeg
+        types = [path.name.split("_")[1] if bad else "good" for path, bad in zip(part.test, part.labels, strict=True)]
+        return Images(types, [path.name.split("_")[0] for path in part.test])
+    group_of = {}
+    if name == "tile" and groups is not None:
+        with groups.open(newline="") as file:
+            group_of = {row["image"]: row["group"] for row in csv.DictReader(file)}
+    types = [path.parent.name if bad else "good" for path, bad in zip(part.test, part.labels, strict=True)]
+    return Images(types, [group_of.get(f"{path.parent.name}/{path.name}", str(path)) for path in part.test])
+
+
+def draw(images: Images, kind: str, count: int, seed: int) -> list[int]:
+    """Images of a type to know, at most so many, as whole groups."""
+    members = [index for index, one in enumerate(images.types) if one == kind]
+    order = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen: list[int] = []
+    for group in dict.fromkeys(images.groups[members[place]] for place in order):
+        all_of_it = [index for index in members if images.groups[index] == group]
+        if len(chosen) + len(all_of_it) <= count:
+            chosen += all_of_it
+    return chosen
+
+
+def standing_out(whitened: Sequence[list[Tensor]]) -> StandingOut:
+    """Sums over batches of whitened residuals."""
+    found = StandingOut([stage.shape[-1] for stage in whitened[0]], like=whitened[0][0])
+    for batch in whitened:
+        found.add(batch)
+    return found
+
+
+def scores_of(
+    part: Part, images: Images, steps: int, seed: int, count: int, report: Callable[[str], None]
+) -> dict[str, list[dict[str, float]]]:
+    """Metrics of every way, for each type that has images left to score."""
+    torch.manual_seed(seed)
+    model = CkaadModel(BACKBONE, STAGES)
+    load_backbone_weights(model.backbone, WEIGHTS)
+    normal = features_of(model, part.train)
+    train(model, normal, steps, seed)
+    of_normal, of_test = list(by_batches(model, normal)), list(by_batches(model, features_of(model, part.test)))
+    moments = ResidualMoments()
+    for pair in of_normal:
+        moments.add(*pair)
+    plain = ResidualCalibration(len(STAGES))
+    plain.set(moments)
+    white_normal = [plain.whitened(*pair) for pair in of_normal[:8]]
+    white_test = [torch.cat(stage) for stage in zip(*[plain.whitened(*pair) for pair in of_test], strict=True)]
+    masks = masks_of(part)
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for kind in sorted(set(images.types) - {"good"}):
+        known = draw(images, kind, count, seed)
+        taken = {images.groups[index] for index in known}
+        kept = [index for index, group in enumerate(images.groups) if group not in taken]
+        if not known or all(images.types[index] != kind for index in kept):
+            report(f"{kind}: nothing left to score")
+            continue
+        for way, values in WAYS.items():
+            calibration = ResidualCalibration(len(STAGES))
+            calibration.set(moments)
+            if values is not None:
+                known_directions.SHARE, known_directions.PRIOR = values
+                of_known = standing_out([[stage[known] for stage in white_test]])
+                calibration.emphasize(emphasis_of(standing_out(white_normal), of_known))
+            maps = torch.cat([join_stages(calibration(*pair), (SIZE, SIZE)) for pair in of_test])
+            found[way].append(measure(maps, masks, images.types, kept, kind))
+    known_directions.SHARE, known_directions.PRIOR = SHARE, PRIOR
+    return found
+
+
+def measure(maps: Tensor, masks: Tensor | None, types: list[str], kept: list[int], kind: str) -> dict[str, float]:
+    """Metrics of the known type, and in the mean of all others."""
+    scores = image_score(maps, "power_mean")
+    results: dict[str, dict[str, list[float]]] = {"known type": {}, "other types": {}}
+    for other in sorted(set(types) - {"good"}):
+        scored = [index for index in kept if types[index] in {other, "good"}]
+        labels = torch.tensor([types[index] == other for index in scored])
+        of = results["known type" if other == kind else "other types"]
+        ranks = scores[scored].argsort().argsort() / len(scored)  # binary_auroc's sigmoid would tie large scores
+        of.setdefault("AUROC", []).append(100 * float(binary_auroc(ranks, labels.long())))
+        if masks is not None:
+            metric = PixelMetric()
+            metric.update(maps[scored], masks[scored])
+            of.setdefault("AUPRO", []).append(100 * metric.counts().aupro()[0])
+    return {
+        f"{which}, {name}": statistics.mean(values)
+        for which, metrics in results.items()
+        for name, values in metrics.items()
+    }
+
+
+def main() -> None:
+    """Compare, print, and write the table where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with chest_xray and magnetic_tile; default: textures alone")
+    parser.add_argument("--groups", type=Path, help="written by examples/group_by_number.py; needed for magnetic_tile")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--known", type=int, default=8, help="known anomalies of the one type")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section `known-directions` gets the table")
+    options = parser.parse_args()
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.seeds):
+            parts = {"brick": brick(Path(folder), seed)}
+            if options.data is not None:
+                parts["chest"] = chest(options.data, seed)
+                if options.groups is not None:
+                    parts["tile"] = tile(options.data, options.groups)
+            for name, part in parts.items():
+                images = read(name, part, options.groups)
+                for way, results in scores_of(part, images, options.steps, seed, options.known, print).items():
+                    found.setdefault(name, {}).setdefault(way, []).extend(results)
+    rows = []
+    for way in WAYS:
+        row = {"map": way}
+        for name, ways in found.items():
+            for metric in ways[way][0]:
+                row[f"{name}, {metric}"] = f"{statistics.mean(one[metric] for one in ways[way]):.1f}"
+        rows.append(row)
+    note = (
+        f"{options.known} known images of one type; means over types and {options.seeds} seeds, {options.steps} steps."
+    )
+    publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "known-directions")
+
+
+if __name__ == "__main__":
+    main()
