@@ -42,14 +42,14 @@ class CalibrationMethods:
         if self.trainer.state.fn == "fit" and may_be_last_epoch(
             self.trainer, self.trainer.check_val_every_n_epoch or 1
         ):
-            self._calibrate()
+            self.calibrate_map()
 
     def _forget_calibration(self) -> None:
         self.model.calibration.clear()
         self._calibrated_at = -1
 
-    def _calibrate(self) -> None:
-        """Measure the residuals of training images, once for these weights."""
+    def calibrate_map(self) -> None:
+        """Measure the residuals of training images, once for these weights; called where a training may end."""
         if not self.calibrate or self._calibrated_at == self.trainer.global_step:
             return
         self._calibrated_at = self.trainer.global_step

@@ -342,7 +342,7 @@ class Ckaad(CalibrationMethods, EvaluationMethods, ExportMethods, AnomalibModule
     def on_train_epoch_end(self) -> None:
         """Stop before a checkpoint is written of weights that give no finite error on held-out images."""
         if may_be_last_epoch(self.trainer):
-            self._calibrate()  # where nothing was validated
+            self.calibrate_map()  # where nothing was validated
         error = self.trainer.callback_metrics.get("val_reconstruction")
         if error is not None and not bool(torch.isfinite(error)):
             msg = (

@@ -4,14 +4,15 @@
         [--report docs/speed.md]
 
 Chest X-ray: folders train and test, each with NORMAL and PNEUMONIA; the images of train/PNEUMONIA are the known
-anomalies. EfficientNet-Lite0 with the weights of its package, stages 2 3, 256x256. The test images are scored every so
-many steps, for this benchmark alone: nothing is chosen by it, and its time is taken out. Time begins before the model
-is built, the imports being done. ``paper``: its learning rates for medical images, 1e-3 and 1e-4, float32, no cache.
-``package``: its defaults, 1e-3 for both, bfloat16 where it pays, features from the cache. Both have batches of 32, and
-the paper's map and image score throughout, so that the package's calibration, which comes when training ends, is in
-neither. What has not passed after ``--limit`` seconds is stopped there: its time is a lower bound. After it has passed
-the package trains on for as long as it does by default, and the paper's way until the limit: both final AUROCs are
-reported. The last line is a JSON object.
+anomalies. EfficientNet-Lite0 with the weights of its package, stages 2 3, 256x256. The test images are scored every
+so many steps, for this benchmark alone: nothing is chosen by it, and its time is taken out. Time begins before the
+model is built, the imports being done. ``paper``: its learning rates for medical images, 1e-3 and 1e-4, its map and
+image score, float32, no cache. ``package``: its defaults: 1e-3 for both, bfloat16 where it pays, features from the
+cache, and a map that is calibrated when training ends: it is at every look, and the seconds of that look's
+calibration count, as if training had ended there. ``package, uncalibrated``: the same with the paper's map and score.
+All have batches of 32. What has not passed after ``--limit`` seconds is stopped there: its time is a lower bound.
+After it has passed the package trains on for as long as it does by default, and the paper's way until the limit: the
+AUROCs there are reported as well. The last line is a JSON object.
 """
 
 import argparse
@@ -38,7 +39,8 @@ from anomalib_ckaad.study.sections import markdown_table
 
 BATCH = 32
 WAYS: dict[str, dict[str, Any]] = {
-    "package": {"score_top_k": 100, "calibrate": False},
+    "package": {},
+    "package, uncalibrated": {"score_top_k": 100, "calibrate": False},
     "paper": {"preset": "paper", "learning_rate": 1e-3, "autocast": False, "feature_cache": 0},
 }
 STEPS = PRESETS["measured"].steps
@@ -52,6 +54,7 @@ class UntilPassed(Callback):
         self.batches, self.options, self.begin, self.most = batches, options, begin, most
         self.paused = 0.0
         self.steps = 0
+        self.passed = False
         self.found: list[tuple[int, float, float]] = []
 
     @property
@@ -63,10 +66,14 @@ class UntilPassed(Callback):
         """Look whether it is good enough."""
         self.steps += 1
         over = self.seconds >= self.options.limit or self.steps == self.most
-        if self.steps % self.options.every and not over:
+        if (self.steps % self.options.every or self.passed) and not over:
             return
         seconds, pause = self.seconds, time.perf_counter()
+        if pl_module.calibrate:
+            pl_module.calibrate_map()
+            seconds += time.perf_counter() - pause
         auroc = self.score(pl_module)
+        self.passed = self.passed or auroc > self.options.target / 100
         self.found.append((self.steps, seconds, auroc))
         self.paused += time.perf_counter() - pause
         trainer.should_stop = over
@@ -137,7 +144,7 @@ def run(way: str, seed: int, options: argparse.Namespace, results: Path) -> dict
         evaluator=False,
         **WAYS[way],
     )
-    until = UntilPassed(batches, options, begin, STEPS if way == "package" else None)
+    until = UntilPassed(batches, options, begin, None if way == "paper" else STEPS)
     engine = Engine(
         default_root_dir=results,
         accelerator="cpu",
@@ -164,7 +171,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=5, help="steps between two looks; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=tuple(WAYS), help="default: both")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=tuple(WAYS), help="default: all")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="default: %(default)s")
     parser.add_argument("--weights", default="package", help="as Ckaad's, or `none`; default: %(default)s")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
