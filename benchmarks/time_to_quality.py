@@ -194,6 +194,8 @@ def main() -> None:
         for seed in range(options.seeds):
             for way in options.ways:
                 found[way].append(run(way, seed, options, Path(results) / f"{way}-{seed}"))
+                one = found[way][-1]
+                print(f"{way}, seed {seed}: {one['seconds']:.0f} s, at the end {one['final']}", flush=True)
     rows = [
         {
             "way": way,

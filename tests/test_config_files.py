@@ -137,7 +137,16 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
 
 
 @pytest.mark.parametrize(
-    ("name", "jobs"), [("study", 66), ("ablations", 18), ("ablation_norm", 12), ("eight_known", 30), ("textures", 18)]
+    ("name", "jobs"),
+    [
+        ("study", 72),
+        ("ablations", 18),
+        ("ablation_norm", 12),
+        ("eight_known", 42),
+        ("textures", 21),
+        ("precision", 12),
+        ("patchcore_coreset", 4),
+    ],
 )
 def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(
     name: str, jobs: int, monkeypatch: pytest.MonkeyPatch
