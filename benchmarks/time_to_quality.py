@@ -139,7 +139,7 @@ def run(way: str, seed: int, options: argparse.Namespace, results: Path) -> dict
         pre_trained=options.weights is not None,
         image_size=options.image_size,
         seed=seed,
-        max_epochs=-1,
+        max_epochs=-1 if way == "paper" else None,  # the package stops as it does by default
         visualizer=False,
         evaluator=False,
         **WAYS[way],
