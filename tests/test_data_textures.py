@@ -12,7 +12,7 @@ from anomalib.data.utils import ValSplitMode
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
-from anomalib_ckaad.data import Textures, texture_files, texture_images
+from anomalib_ckaad.data import KnownAnomalies, Textures, texture_files, texture_images
 from anomalib_ckaad.data.painters import PAINTERS, paint
 from anomalib_ckaad.data.texture_files import TextureParameters, check_textures, write_textures
 from anomalib_ckaad.data.texture_images import (
@@ -244,6 +244,27 @@ def test_setup_alone_makes_the_images(tmp_path: Path) -> None:
     assert len(data.train_data) == 20
 
 
+def test_known_anomalies_are_of_the_training_part_and_leave_all_others_alone(tmp_path: Path) -> None:
+    plain, with_known = (Textures(root=tmp_path / str(known), known_per_defect=known, **SMALL) for known in (0, 2))
+    plain.setup()
+    data = KnownAnomalies(with_known, count=3, types=["stain", "hole"])
+    data.setup()
+    paths = [Path(path) for path in data.known_data.samples.image_path]
+    assert len(paths) == 3
+    assert {path.parent.parent for path in paths} == {tmp_path / "2/brick/known"}
+    for path in paths:
+        image, _, _ = make_image("brick", path.parent.name, "train", int(path.stem), SMALL["image_size"], 0)
+        assert np.array_equal(np.asarray(Image.open(path)), image)
+    before, after = contents(tmp_path / "0/brick"), contents(tmp_path / "2/brick")
+    assert {name for name in after if name not in before} == {
+        f"known/{kind}/{index:03d}.bmp" for kind in PAINTERS for index in range(2)
+    }
+    assert all(after[name] == before[name] for name in before if name != "textures.json")
+    for subset in ("train_data", "val_data", "test_data"):
+        names = [Path(path).name for path in getattr(data, subset).samples.image_path]
+        assert names == [Path(path).name for path in getattr(plain, subset).samples.image_path]
+
+
 def test_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert write_textures(tmp_path / name, parameters(seed=seed))
@@ -360,6 +381,7 @@ def test_parameters_are_recorded(tmp_path: Path) -> None:
         ({"train_images": 0}, "Expected train_images of at least 1, got 0"),
         ({"validation_images": 0}, "Expected validation_images of at least 1, got 0"),
         ({"images_per_defect": 0}, "Expected images_per_defect of at least 1"),
+        ({"known_per_defect": -1}, "Expected known_per_defect of at least 0, got -1"),
         ({"texture_seed": -1}, "Expected a texture_seed of at least 0, got -1"),
         ({"val_split_ratio": 0.0}, "Expected val_split_ratio between 0 and 1, got 0.0"),
         ({"val_split_mode": "never"}, "never"),

@@ -30,6 +30,7 @@ class TextureParameters:
         test_good_images: Number of normal images to test on.
         images_per_defect: Number of test images of each kind of defect.
         seed: Seed of everything that is drawn.
+        known_per_defect: Number of images of each kind of defect that are no test images: views of the training part.
 
     Raises:
         ValueError: If the category is unknown or a number is too small.
@@ -42,6 +43,7 @@ class TextureParameters:
     test_good_images: int
     images_per_defect: int
     seed: int
+    known_per_defect: int = 0
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
@@ -57,6 +59,9 @@ class TextureParameters:
             if getattr(self, name) < 1:
                 msg = f"Expected {name} of at least 1, got {getattr(self, name)}. Do ask for one image or more."
                 raise ValueError(msg)
+        if self.known_per_defect < 0:
+            msg = f"Expected known_per_defect of at least 0, got {self.known_per_defect}. Do ask for none or more."
+            raise ValueError(msg)
         if self.seed < 0:
             msg = f"Expected a texture_seed of at least 0, got {self.seed}. Do use a non-negative number."
             raise ValueError(msg)
@@ -66,17 +71,35 @@ class TextureParameters:
         listing: list[tuple[Part, str, int]] = [("train", "good", i) for i in range(self.train_images)]
         listing += [("validation", "good", i) for i in range(self.validation_images)]
         listing += [("test", "good", i) for i in range(self.test_good_images)]
-        return listing + [("test", kind, i) for kind in DEFECTS for i in range(self.images_per_defect)]
+        listing += [("test", kind, i) for kind in DEFECTS for i in range(self.images_per_defect)]
+        return listing + [("train", kind, i) for kind in DEFECTS for i in range(self.known_per_defect)]
 
     def files(self) -> list[str]:
         """List every image and mask file, relative to the category's folder."""
-        images = [f"{part}/{kind}/{index:03d}.png" for part, kind, index in self.images()]
-        masks = [f"ground_truth/{kind}/{i:03d}_mask.png" for _, kind, i in self.images() if kind != "good"]
-        return images + masks
+        images = [file_of(part, kind, index) for part, kind, index in self.images()]
+        tested = [(kind, index) for part, kind, index in self.images() if part == "test" and kind != "good"]
+        return images + [f"ground_truth/{kind}/{index:03d}_mask.png" for kind, index in tested]
 
     def record(self) -> dict[str, Any]:
         """Return the parameters as they are kept beside the images."""
-        return {"generator_version": GENERATOR_VERSION, **asdict(self)}
+        record = {"generator_version": GENERATOR_VERSION, **asdict(self)}
+        if not self.known_per_defect:  # sets made before there were any stay what they are
+            del record["known_per_defect"]
+        return record
+
+
+def file_of(part: Part, kind: str, index: int) -> str:
+    """Image file, relative to the category's folder.
+
+    Known anomalies have an ending of their own: anomalib's reader of MVTec AD wants a mask for every anomaly among the
+    PNG files, wherever they lie.
+
+    Example:
+        >>> file_of("test", "hole", 3), file_of("train", "good", 0), file_of("train", "hole", 1)
+        ('test/hole/003.png', 'train/good/000.png', 'known/hole/001.bmp')
+    """
+    is_known = part == "train" and kind != "good"
+    return f"known/{kind}/{index:03d}.bmp" if is_known else f"{part}/{kind}/{index:03d}.png"
 
 
 def write_textures(root: Path, parameters: TextureParameters) -> bool:
@@ -125,12 +148,15 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
         raise FileExistsError(msg)
     wanted = parameters.record()
     different = [
-        f"{key} {found.get(key)!r} instead of {value!r}" for key, value in wanted.items() if found.get(key) != value
+        f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in sorted({*wanted, *found})
+        if found.get(key) != wanted.get(key)
     ]
     if different:
         msg = f"Expected {folder} to be made with the parameters asked for, got {', '.join(different)}. {mend}"
         raise FileExistsError(msg)
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    endings = {Path(name).suffix for name in parameters.files()}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in endings}
     listed = set(parameters.files())
     if present != listed:
         example = min(present ^ listed)
@@ -145,10 +171,10 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
 def _write_images(folder: Path, parameters: TextureParameters) -> None:
     for part, kind, index in parameters.images():
         image, mask, _ = make_image(parameters.category, kind, part, index, parameters.image_size, parameters.seed)
-        path = folder / part / kind / f"{index:03d}.png"
+        path = folder / file_of(part, kind, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-        if kind != "good":
+        if part == "test" and kind != "good":
             path = folder / "ground_truth" / kind / f"{index:03d}_mask.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask).convert("L").save(path)

@@ -8,6 +8,7 @@ from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from torchvision.transforms.v2 import Transform
 
+from anomalib_ckaad.data.known_selection import read_folder
 from anomalib_ckaad.data.texture_files import TextureParameters, write_textures
 from anomalib_ckaad.data.texture_images import Category
 
@@ -26,6 +27,10 @@ class Textures(AnomalibDataModule):
     Validation uses normal images only, from ``validation/good``, as MVTec AD 2 has it. With ``from_train`` it uses
     training images instead; as these overlap with each other, the threshold comes out too low.
 
+    Known anomalies that were drawn from the test images would show the test images' part of the photograph, and a model
+    would learn that part besides the defects. ``known_per_defect`` makes others of the training part, in ``known``,
+    which is where ``KnownAnomalies`` takes them from then.
+
     The images are made once, from ``texture_seed``, into ``root/category``. A folder that is incomplete, or was made
     with other parameters, is refused and never overwritten.
 
@@ -37,6 +42,7 @@ class Textures(AnomalibDataModule):
         validation_images: Number of normal validation images. Default 16.
         test_good_images: Number of normal test images. Default 20.
         images_per_defect: Number of test images of each of the five kinds of defects. Default 8.
+        known_per_defect: Number of known anomalies of each kind of defect. Default 0.
         texture_seed: Seed the images are made from. Default 0.
         train_batch_size: Default 16, CKAAD's for industrial images.
         eval_batch_size: Default 16.
@@ -74,6 +80,7 @@ class Textures(AnomalibDataModule):
         validation_images: int = 16,
         test_good_images: int = 20,
         images_per_defect: int = 8,
+        known_per_defect: int = 0,
         texture_seed: int = 0,
         train_batch_size: int = 16,
         eval_batch_size: int = 16,
@@ -117,6 +124,7 @@ class Textures(AnomalibDataModule):
             test_good_images=test_good_images,
             images_per_defect=images_per_defect,
             seed=texture_seed,
+            known_per_defect=known_per_defect,
         )
 
     def prepare_data(self) -> None:
@@ -133,6 +141,8 @@ class Textures(AnomalibDataModule):
         self.prepare_data()
         self.train_data = MVTecADDataset(split=Split.TRAIN, root=self.root, category=self.category)
         self.test_data = MVTecADDataset(split=Split.TEST, root=self.root, category=self.category)
+        if self.parameters.known_per_defect:
+            self.train_anomalies = read_folder(self.root / self.category / "known", (".bmp",))
         if self.val_split_mode == ValSplitMode.FROM_DIR:
             # by the folder's name: Split.VAL is "val"
             self.val_data = MVTecADDataset(split="validation", root=self.root, category=self.category)
