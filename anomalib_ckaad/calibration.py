@@ -202,6 +202,7 @@ class ResidualCalibration(nn.Module):
         """Calibrate by moments of normal images; those that are not finite are not taken."""
         if not moments.images or not all(bool(torch.isfinite(one).all()) for one in moments.sums):
             logger.warning("Expected finite residuals of normal images, got none. The map stays uncalibrated.")
+            self.clear()
             return
         # torchmetrics' AUROC takes scores for logits, and its sigmoid makes all above 17 the same.
         unit = math.sqrt(moments.sums[-1].shape[-1])
@@ -214,7 +215,9 @@ class ResidualCalibration(nn.Module):
         """Multiply whitened residuals by a matrix (d, d) for each stage: ``known_directions.emphasis_of``."""
         for stage, matrix in enumerate(matrices):
             whitening = self.get_buffer(f"whitening_{stage}")
-            self.register_buffer(f"whitening_{stage}", (matrix.to(whitening.device) @ whitening.double()).to(whitening))
+            self.register_buffer(
+                f"whitening_{stage}", (matrix.to(whitening.device, torch.float64) @ whitening.double()).to(whitening)
+            )
 
     def whitened(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
         """Residuals whose squares add up to the squared lengths, one tensor (N, H_k * W_k, d) a stage."""
@@ -224,7 +227,7 @@ class ResidualCalibration(nn.Module):
             with torch.autocast(residual.device.type, enabled=False):  # squares need all digits
                 by_matrix, _ = self._by_matrix(stage, residual)
             (images, _, height, width), (rows, columns) = residual.shape, by_matrix.shape[:2]
-            apart = by_matrix.reshape(rows, columns, images, height // rows, width // columns, -1)
+            apart = by_matrix.reshape(rows, columns, images, height // rows, width // columns, by_matrix.shape[-1])
             found.append(apart.permute(2, 0, 3, 1, 4, 5).flatten(1, 4))
         return found
 

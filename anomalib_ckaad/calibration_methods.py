@@ -9,7 +9,7 @@ from anomalib.data import ImageBatch
 from torch import Tensor
 
 from anomalib_ckaad.calibration import ResidualMoments
-from anomalib_ckaad.data.batches_again import known_batches, may_be_last_epoch, normal_batches
+from anomalib_ckaad.data.batches_again import batches_of_known, may_be_last_epoch, normal_batches
 from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
 from anomalib_ckaad.known_directions import StandingOut, emphasis_of
 from anomalib_ckaad.objectives import Objective
@@ -17,7 +17,7 @@ from anomalib_ckaad.preprocessing import prepare
 from anomalib_ckaad.torch_model import CkaadModel
 
 COMPARED = 256
-"""Normal images that known anomalies are held against at most: some thousand residuals that stand out."""
+"""Normal images, and known anomalies, that are compared at most: thousands of residuals that stand out."""
 
 
 class CalibrationMethods:
@@ -68,7 +68,7 @@ class CalibrationMethods:
 
     def _emphasize(self) -> None:
         """Let directions count more in which known anomalies stand out, if there are any."""
-        known = self._standing_out(known_batches(self.trainer), anomalous=True)
+        known = self._standing_out(batches_of_known(self.trainer, COMPARED), anomalous=True)
         if known.images:
             normal = self._standing_out(normal_batches(self.trainer, COMPARED), anomalous=False)
             self.model.calibration.emphasize(emphasis_of(normal, known))

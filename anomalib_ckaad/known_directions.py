@@ -3,15 +3,19 @@
 A whitened residual w has, over normal images, the same mean square in every direction. Known anomalies have more in
 some. Only a few positions of an image are anomalous, so only those count whose residuals are longest; normal images
 have such positions as well, and what those have is no sign of an anomaly. With S and T the mean outer products of
-these w over normal images and known anomalies, the excess is A = L'^-1 V max(Lambda - 1, 0) V' L^-1, where S = L L' and
-L^-1 T L'^-1 = V Lambda V'. The squared length w'w becomes w'(I + A)w: directions that no known anomaly has keep their
-weight, so that unknown anomalies are found as before.
+these w over normal images and known anomalies, in units of S's mean variance, the excess is
+A = L'^-1 V max(Lambda - 1, 0) V' L^-1, where S = L L' and L^-1 T L'^-1 = V Lambda V'. The squared length w'w becomes
+w'(I + s A)w up to a factor, with a scale s that keeps the excess small against all else: known directions count more,
+and all others as much as each other, so that unknown anomalies are still found.
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
+
+logger = logging.getLogger(__name__)
 
 SHARE = 0.05
 """Of an image's positions, those with the longest residuals: docs/accuracy.md."""
@@ -27,17 +31,18 @@ class StandingOut:
     Args:
         sizes: Directions of each stage's residuals.
         like: A tensor of the device and precision to sum in.
+        share: Of an image's positions, those that stand out.
     """
 
-    def __init__(self, sizes: Sequence[int], like: Tensor) -> None:
-        self.images, self.positions = 0, [0] * len(sizes)
+    def __init__(self, sizes: Sequence[int], like: Tensor, share: float = SHARE) -> None:
+        self.images, self.positions, self.share = 0, [0] * len(sizes), share
         self.sums = [like.new_zeros(size, size) for size in sizes]
 
     def add(self, whitened: Sequence[Tensor]) -> None:
         """Count images: their whitened residuals, one tensor (N, positions, directions) a stage."""
         self.images += len(whitened[0])
         for stage, residuals in enumerate(whitened):
-            kept = max(1, int(SHARE * residuals.shape[1]))
+            kept = max(1, int(self.share * residuals.shape[1]))
             longest = residuals.square().sum(dim=-1).topk(kept, dim=1).indices
             chosen = residuals.gather(1, longest[..., None].expand(-1, -1, residuals.shape[-1])).flatten(0, 1)
             with torch.autocast(residuals.device.type, enabled=False):  # squares need all digits
@@ -53,17 +58,17 @@ class StandingOut:
             self.images, *self.positions = counts.tolist()
 
 
-def emphasis_of(normal: StandingOut, known: StandingOut) -> list[Tensor]:
-    """Matrices E with E'E = (I + A) / (1 + c), to multiply each stage's whitening by.
+def emphasis_of(normal: StandingOut, known: StandingOut, prior: float = PRIOR) -> list[Tensor]:
+    """Matrices E with E'E = (I + s A) / (1 + trace(s A) / d), to multiply each stage's whitening by.
 
-    The trace of A is c times the number of directions, c = n / (n + 32) for n known anomalies: the more there are, the
-    more they say. S is shrunk to a multiple of the identity, and T to S, each by as many residuals as there are
-    directions.
+    s is at most 1, and such that the trace of s A is c d at most, for d directions and c = n / (n + 32) of n known
+    anomalies: the more there are, the more they say. The mean weight of a direction stays 1. S is shrunk to a multiple
+    of the identity, and T to S, each by as many residuals as there are directions.
 
     Returns:
         One tensor (d, d) a stage; the identity where nothing stands out more than in normal images.
     """
-    weight = known.images / (known.images + PRIOR)
+    weight = known.images / (known.images + prior)
     return [
         _emphasis(
             normal.sums[stage].double(),
@@ -79,7 +84,10 @@ def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight:
     size = len(normal)
     identity = torch.eye(size, dtype=normal.dtype, device=normal.device)
     usual = normal.diagonal().mean() / max(1, counts[0])
-    if not (torch.isfinite(known).all() and usual > 0):
+    if not torch.isfinite(known).all():
+        logger.warning("Expected finite residuals of known anomalies, got others. They do not weigh in the map.")
+        return identity
+    if not usual > 0:
         return identity
     reference = (normal + size * usual * identity) / (counts[0] + size)
     found = (known + size * reference) / (counts[1] + size)
@@ -87,10 +95,9 @@ def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight:
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
     values, vectors = torch.linalg.eigh(inverse @ found @ inverse.mT)
     half = inverse.mT @ (vectors * (values - 1).clamp(min=0).sqrt())
-    excess = half @ half.mT
-    trace = excess.diagonal().sum()
-    if not trace > torch.finfo(excess.dtype).eps * size:
-        return identity
-    excess = excess * (weight * size / trace)
-    emphasis: Tensor = torch.linalg.cholesky((identity + excess) / (1 + weight), upper=True)
+    excess = usual * half @ half.mT
+    of_direction = float(excess.diagonal().mean())
+    if of_direction > weight:
+        excess, of_direction = excess * (weight / of_direction), weight
+    emphasis: Tensor = torch.linalg.cholesky((identity + excess) / (1 + of_direction), upper=True)
     return emphasis

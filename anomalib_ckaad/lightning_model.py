@@ -222,14 +222,14 @@ class Ckaad(TrainingMethods, CalibrationMethods, EvaluationMethods, ExportMethod
         self.hparams.pop("synthesis", None)  # an object: a checkpoint that holds one cannot be loaded safely
         resize_exactly(self.pre_processor)
         self.automatic_optimization = False
-        self.pre_trained = pre_trained
-        self.weights = weights
-        self.warm_start = warm_start
+        self.pre_trained, self.weights, self.warm_start = pre_trained, weights, warm_start
         self.objective = Objective(STRATEGIES[strategy], adversarial_weight, margin, balance, subtraction_weight)
         self.learning_rate = learning_rate or usual.learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate or usual.discriminator_learning_rate
         self.calibrate = usual.calibrate if calibrate is None else calibrate
-        self.emphasize_known, self._usual_steps, self._counts_steps = emphasize_known, usual.steps, False
+        self.emphasize_known = emphasize_known
+        self._usual_steps = usual.steps
+        self._counts_steps = False
         self.max_epochs = max_epochs
         self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
         self.cache_dir, self.cache_limit = cache_dir, cache_limit

@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from anomalib.data import AnomalibDataModule, Folder
+from anomalib.data.utils import LabelName
 from anomalib.engine import Engine
 
+from anomalib_ckaad import calibration as calibration_module
+from anomalib_ckaad import calibration_methods
 from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.data import batches_again
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
 from anomalib_ckaad.known_directions import PRIOR, StandingOut, emphasis_of
 from anomalib_ckaad.lightning_model import Ckaad
@@ -64,11 +70,30 @@ def test_it_is_the_excess_over_normal_images_written_plainly() -> None:
     found = (known.sums[0] + SIZE * reference) / (known.positions[0] + SIZE)
     values, vectors = torch.linalg.eig(torch.linalg.solve(reference, found))  # not symmetric: another way
     inverse = torch.linalg.inv(vectors)
-    excess = ((vectors * (values.real - 1).clamp(min=0)) @ inverse).real @ torch.linalg.inv(reference)
+    excess = usual * ((vectors * (values.real - 1).clamp(min=0)) @ inverse).real @ torch.linalg.inv(reference)
     weight = 8 / (8 + PRIOR)
+    assert excess.trace() > weight * SIZE
     expected = (identity + excess * weight * SIZE / excess.trace()) / (1 + weight)
     (matrix,) = emphasis_of(normal, known)
     torch.testing.assert_close(matrix.mT @ matrix, expected)
+    (matrix,) = emphasis_of(normal, known, prior=0)  # as much as all else, but never more than was found
+    expected = (identity + excess) / (1 + excess.trace() / SIZE)
+    assert excess.trace() < SIZE
+    torch.testing.assert_close(matrix.mT @ matrix, expected)
+
+
+def test_normal_images_among_the_known_say_little() -> None:
+    """What many images find by chance is not blown up to what as many known anomalies may say."""
+    (found,) = emphasis_of(standing_out(whitened(500, seed=0)), standing_out(whitened(500, seed=1)))
+    weights = found.mT @ found
+    assert float((weights - torch.eye(SIZE, dtype=torch.float64)).abs().max()) < 0.1
+    assert PRIOR / (500 + PRIOR) < 0.1  # 500 known anomalies may weigh as much as all else
+
+
+def test_units_do_not_matter() -> None:
+    normal, known = whitened(50, seed=0), whitened(8, seed=1, scale=3.0)
+    found = emphasis_of(standing_out(normal), standing_out(known))
+    torch.testing.assert_close(emphasis_of(standing_out(7 * normal), standing_out(7 * known)), found)
 
 
 def test_few_known_anomalies_say_little() -> None:
@@ -83,10 +108,11 @@ def test_few_known_anomalies_say_little() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
-def test_nothing_stands_out(value: float) -> None:
+def test_nothing_stands_out(value: float, caplog: pytest.LogCaptureFixture) -> None:
     normal = standing_out(whitened(10, seed=0))
     (found,) = emphasis_of(normal, standing_out(torch.full((4, POSITIONS, SIZE), value, dtype=torch.float64)))
     torch.testing.assert_close(found, torch.eye(SIZE, dtype=torch.float64))
+    assert ("Expected finite residuals of known anomalies" in caplog.text) == (value != 0)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (7, 5)])
@@ -106,25 +132,43 @@ def test_whitened_residuals_have_the_lengths_of_the_map(shape: tuple[int, int]) 
             torch.testing.assert_close(residuals.norm(dim=-1).view_as(lengths[:, 0]), lengths[:, 0])
         rotation = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64)).Q
         before = calibration(features, others)
-        calibration.emphasize([rotation, 2 * torch.eye(3, dtype=torch.float64)])
+        calibration.emphasize([rotation, 2 * torch.eye(3)])
         torch.testing.assert_close(calibration(features, others), [before[0], 2 * before[1]])
+    empty = calibration.whitened([one[:0] for one in features], [one[:0] for one in others])
+    assert [one.shape for one in empty] == [(0, shape[0] * shape[1], 4), (0, 6, 3)]
+
+
+def test_projected_stages_are_emphasized_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_module, "LARGEST", 2 * 3 * 4 * 4)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(20, 6, 2, 3, generator=generator)
+    others = features + 0.1 * torch.randn(features.shape, generator=generator)
+    moments = ResidualMoments()
+    moments.add([features], [others])
+    calibration = ResidualCalibration(1)
+    calibration.set(moments)
+    (residuals,) = calibration.whitened([features], [others])
+    assert residuals.shape == (20, 6, 4)
+    calibration.emphasize(emphasis_of(standing_out(residuals), standing_out(3 * residuals[:4])))
+    assert torch.isfinite(calibration([features], [others])[0]).all()
 
 
 # In a training
 
 
-def fit(root: Path, output: Path, *, count: int | None = 4, **arguments: Any) -> Ckaad:
+def make_model(**arguments: Any) -> Ckaad:
     defaults = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
-    model = Ckaad(**{**defaults, "seed": 0, "calibrate": True, "synthetic": False, **arguments})
-    data = make_folder_data(root)
-    engine = Engine(
-        default_root_dir=output,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        max_epochs=2,
-    )
-    engine.fit(model, datamodule=data if count is None else KnownAnomalies(data, count=count))
+    return Ckaad(**{**defaults, "seed": 0, "calibrate": True, "synthetic": False, **arguments})
+
+
+def train(model: Ckaad, data: AnomalibDataModule, output: Path) -> None:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 2}
+    Engine(default_root_dir=output, **quiet).fit(model, datamodule=data)
+
+
+def fit(root: Path, output: Path, *, count: int | None = 4, use: str = "train", **arguments: Any) -> Ckaad:
+    model, data = make_model(**arguments), make_folder_data(root)
+    train(model, data if count is None else KnownAnomalies(data, count=count, use=use), output)
     return model
 
 
@@ -139,9 +183,47 @@ def test_known_anomalies_change_the_calibration_and_no_weight(folder_root: Path,
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize("arguments", [{"strategy": "recon"}, {"count": None}, {"calibrate": False}])
+@pytest.mark.parametrize(
+    "arguments", [{"strategy": "recon"}, {"count": None}, {"use": "drop"}, {"count": 0}, {"calibrate": False}]
+)
 def test_nothing_is_emphasized(arguments: dict[str, Any], folder_root: Path, tmp_path: Path) -> None:
     with_it, without = (
         fit(folder_root, tmp_path / str(wanted), emphasize_known=wanted, **arguments) for wanted in (True, False)
     )
+    assert with_it.model.calibration.is_set == without.model.calibration.is_set == arguments.get("calibrate", True)
     torch.testing.assert_close(whitening(with_it), whitening(without), rtol=0, atol=0)
+
+
+class OwnAnomalies(Folder):
+    """Data whose own training images are partly anomalous, sorted by label: some batches are of one kind alone."""
+
+    def _setup(self, _stage: str | None = None) -> None:
+        super()._setup(_stage)
+        samples, test = self.train_data.samples, self.test_data.samples
+        taken = test[test.label_index == LabelName.ABNORMAL].iloc[:3]
+        attributes = samples.attrs
+        self.train_data.samples = pd.concat([samples, taken.assign(mask_path="")], ignore_index=True)
+        self.train_data.samples.attrs = attributes
+
+
+def test_anomalies_among_the_training_images_count_too(
+    folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_again, "BATCH_SIZE", 2)
+    seen: list[tuple[int, int]] = []
+    original = emphasis_of
+    monkeypatch.setattr(
+        calibration_methods,
+        "emphasis_of",
+        lambda normal, known: (seen.append((normal.images, known.images)), original(normal, known))[1],
+    )
+    plain = make_folder_data(folder_root)
+    data = OwnAnomalies(
+        "tiny", root=folder_root, normal_dir=plain.normal_dir, abnormal_dir=plain.abnormal_dir, seed=0,
+        normal_test_dir=plain.normal_test_dir, val_split_mode="from_train", train_batch_size=16, num_workers=0,
+    )  # fmt: skip
+    model = make_model()
+    train(model, data, tmp_path)
+    counts = data.train_data.samples.label_index.value_counts()
+    assert seen == [(counts[LabelName.NORMAL], counts[LabelName.ABNORMAL])]
+    assert counts[LabelName.ABNORMAL] >= 2  # a batch of their own

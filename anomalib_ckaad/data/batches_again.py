@@ -41,27 +41,28 @@ def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterato
     if dataset is None:
         dataset = getattr(trainer.train_dataloader, "dataset", None)
     if dataset is not None:
-        chosen = range(0, len(dataset), max(1, -(-len(dataset) // at_most)))
-        yield from _batches(trainer, dataset, chosen, at_least_one=True)  # sums are added up by all processes or none
+        # At least one image: sums are added up by all processes or none.
+        yield from _batches(trainer, dataset, range(len(dataset)), at_most, at_least_one=True)
 
 
-def known_batches(trainer: pl.Trainer) -> Iterator[ImageBatch]:
-    """Batches of all known anomalies, as ``normal_batches``."""
+def batches_of_known(trainer: pl.Trainer, at_most: int) -> Iterator[ImageBatch]:
+    """Batches that hold the known anomalies, as ``normal_batches``; other images where only batches have labels."""
     data = datamodule_of(trainer)
-    dataset = getattr(data, "known_data", None)
-    if dataset is not None:
-        yield from _batches(trainer, dataset, range(len(dataset)))
-        return
-    dataset = getattr(data, "train_data", None)
-    samples = getattr(dataset, "samples", None)
-    if dataset is not None and samples is not None and "label_index" in samples:
-        yield from _batches(trainer, dataset, (samples.label_index == LabelName.ABNORMAL).to_numpy().nonzero()[0])
+    known, own = getattr(data, "known_data", None), getattr(data, "train_data", None)
+    labels = getattr(getattr(own, "samples", None), "label_index", None)
+    if known is not None:
+        yield from _batches(trainer, known, range(len(known)), at_most)
+    elif labels is not None:
+        yield from _batches(trainer, own, (labels == LabelName.ABNORMAL).to_numpy().nonzero()[0].tolist(), at_most)
+    else:
+        yield from normal_batches(trainer)
 
 
 def _batches(
     trainer: pl.Trainer,
     dataset: Any,  # noqa: ANN401 - any data
     chosen: Sequence[int],
+    at_most: int,
     *,
     at_least_one: bool = False,
 ) -> Iterator[ImageBatch]:
@@ -70,9 +71,10 @@ def _batches(
         if distributed.is_available() and distributed.is_initialized()
         else (0, 1)
     )
-    own = list(chosen[rank::world])
+    spread = chosen[:: max(1, -(-len(chosen) // at_most))]
+    own = list(spread[rank::world])
     if not own and at_least_one:
-        own = list(chosen[:1])
+        own = list(spread[:1])
     collate = getattr(dataset, "collate_fn", None)
     with torch.random.fork_rng(devices=[]):
         for batch in DataLoader(Subset(dataset, own), BATCH_SIZE, collate_fn=collate, generator=torch.Generator()):
