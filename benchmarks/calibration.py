@@ -55,6 +55,8 @@ class Part(NamedTuple):
     test: Sequence[Path]
     labels: Sequence[bool]
     masks: Sequence[Path | None] | None
+    known: dict[str, list[Path]] | None = None
+    """Known anomalies by type, where they are none of the test images."""
 
 
 def chest(root: Path, seed: int) -> Part:
@@ -79,14 +81,17 @@ def tile(root: Path, groups: Path) -> Part:
     return Part(train, normal + bad, [False] * len(normal) + [True] * len(bad), [None] * len(normal) + list(masks))
 
 
-def brick(folder: Path, seed: int) -> Part:
+def brick(folder: Path, seed: int, known: int = 0) -> Part:
     """Textures drawn by another seed."""
-    data = Textures(root=folder / str(seed), category="brick", images_per_defect=16, texture_seed=seed + 1)
+    root = folder / str(seed)
+    data = Textures(root=root, category="brick", images_per_defect=16, known_per_defect=known, texture_seed=seed + 1)
     data.prepare_data()
     data.setup()
     train, test = data.train_data.samples, data.test_data.samples
     masks = [Path(path) if label else None for path, label in zip(test.mask_path, test.label_index, strict=True)]
-    return Part(list(map(Path, train.image_path)), list(map(Path, test.image_path)), list(test.label_index > 0), masks)
+    of_type = {kind.name: sorted(kind.iterdir()) for kind in (root / "brick/known").glob("*")}
+    images = (list(map(Path, subset.image_path)) for subset in (train, test))
+    return Part(*images, list(test.label_index > 0), masks, of_type or None)
 
 
 def features_of(model: CkaadModel, paths: Sequence[Path]) -> Stages:

@@ -5,6 +5,7 @@
 
 As ``calibration.py``, on the same parts of the data and with the same plain auto-encoder, which knows no anomaly. Of
 each type in turn some images are known, whole groups of one tile or patient; neither they nor their groups are scored.
+Known textures are of the part of the photograph that the training images show.
 Image AUROC and AUPRO in percent of the known type and in the mean of all others, means over types and seeds. The last
 line is a JSON object.
 """
@@ -36,16 +37,14 @@ from machine import publish
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_ckaad import known_directions
 from anomalib_ckaad.anomaly_map import image_score, join_stages
 from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
-from anomalib_ckaad.known_directions import StandingOut, emphasis_of
+from anomalib_ckaad.known_directions import PRIOR, SHARE, StandingOut, emphasis_of
 from anomalib_ckaad.metrics.streaming import PixelMetric
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import load_backbone_weights
 
-SHARE, PRIOR = known_directions.SHARE, known_directions.PRIOR
 WAYS: dict[str, tuple[float, float] | None] = {
     "calibrated alone": None,
     f"the package: {SHARE:.0%} of the positions, prior {PRIOR}": (SHARE, PRIOR),
@@ -56,7 +55,7 @@ WAYS: dict[str, tuple[float, float] | None] = {
     "prior 8: weighs more": (SHARE, 8),
     "prior 0: as much as all else": (SHARE, 0),
 }
-"""Share of an image's positions that count, and known anomalies that the rest weighs as much as."""
+"""Share of an image's positions that count, and known anomalies that weigh half as much as all else."""
 
 
 class Images(NamedTuple):
@@ -91,9 +90,9 @@ def draw(images: Images, kind: str, count: int, seed: int) -> list[int]:
     return chosen
 
 
-def standing_out(whitened: Sequence[list[Tensor]]) -> StandingOut:
+def standing_out(whitened: Sequence[list[Tensor]], share: float) -> StandingOut:
     """Sums over batches of whitened residuals."""
-    found = StandingOut([stage.shape[-1] for stage in whitened[0]], like=whitened[0][0])
+    found = StandingOut([stage.shape[-1] for stage in whitened[0]], like=whitened[0][0], share=share)
     for batch in whitened:
         found.add(batch)
     return found
@@ -119,22 +118,27 @@ def scores_of(
     masks = masks_of(part)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for kind in sorted(set(images.types) - {"good"}):
-        known = draw(images, kind, count, seed)
+        if part.known is None:
+            known = draw(images, kind, count, seed)
+            white_known = [stage[known] for stage in white_test]
+        else:
+            known = []
+            of_known = features_of(model, part.known[kind][:count])
+            (white_known,) = [plain.whitened(*pair) for pair in by_batches(model, of_known)]
         taken = {images.groups[index] for index in known}
         kept = [index for index, group in enumerate(images.groups) if group not in taken]
-        if not known or all(images.types[index] != kind for index in kept):
+        if not len(white_known[0]) or all(images.types[index] != kind for index in kept):
             report(f"{kind}: nothing left to score")
             continue
         for way, values in WAYS.items():
             calibration = ResidualCalibration(len(STAGES))
             calibration.set(moments)
             if values is not None:
-                known_directions.SHARE, known_directions.PRIOR = values
-                of_known = standing_out([[stage[known] for stage in white_test]])
-                calibration.emphasize(emphasis_of(standing_out(white_normal), of_known))
+                share, prior = values
+                sums = [standing_out(one, share) for one in (white_normal, [white_known])]
+                calibration.emphasize(emphasis_of(sums[0], sums[1], prior))
             maps = torch.cat([join_stages(calibration(*pair), (SIZE, SIZE)) for pair in of_test])
             found[way].append(measure(maps, masks, images.types, kept, kind))
-    known_directions.SHARE, known_directions.PRIOR = SHARE, PRIOR
     return found
 
 
@@ -172,7 +176,7 @@ def main() -> None:
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            parts = {"brick": brick(Path(folder), seed)}
+            parts = {"brick": brick(Path(folder), seed, options.known)}
             if options.data is not None:
                 parts["chest"] = chest(options.data, seed)
                 if options.groups is not None:
@@ -185,7 +189,7 @@ def main() -> None:
     for way in WAYS:
         row = {"map": way}
         for name, ways in found.items():
-            for metric in ways[way][0]:
+            for metric in ways[way][0] if ways[way] else ():
                 row[f"{name}, {metric}"] = f"{statistics.mean(one[metric] for one in ways[way]):.1f}"
         rows.append(row)
     note = (

@@ -95,11 +95,19 @@ def test_time_to_quality(tmp_path: Path) -> None:
     found, report = run(
         "time_to_quality", tmp_path, tmp_path / "data", *options, "--backbone", "resnet18", "--weights", "none"
     )
-    for way in ("package", "paper"):
+    for way in ("package", "package, uncalibrated", "paper"):
         (one,) = found["runs"][way]
         assert not one["passed"]
         assert one["seconds"] >= 3
     assert "at least" in report
+    options[options.index("--target") + 1] = -1  # passed at the first look
+    found, _ = run(
+        "time_to_quality", tmp_path, tmp_path / "data", *options, "--backbone", "resnet18", "--weights", "none"
+    )
+    for runs in found["runs"].values():
+        assert runs[0]["passed"]
+        assert runs[0]["seconds"] <= runs[0]["final"]["seconds"]
+        assert len(runs[0]["course"]) <= 2  # looked at once more at the end alone
 
 
 def test_calibration(tmp_path: Path) -> None:
