@@ -86,8 +86,8 @@ class CalibrationMethods:
     def _reconstructed(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[list[Tensor], list[Tensor], Tensor]]:
         """Features, their reconstructions, and which are of known anomalies."""
         for batch in batches:
-            images, labels = images_and_labels(batch, self.dtype)
-            images = prepare(self.pre_processor, images)
+            images, labels = images_and_labels(batch, torch.float32)
+            images = prepare(self.pre_processor, images).to(self.dtype)  # in this order, as training has them
             # Those of a training in bfloat16 are others: kept besides, they would take twice as much again.
             names = [None if self._use_bfloat16 else name for name in paths_of(batch)]
             features = self._features(images, names, "train_data")

@@ -65,9 +65,12 @@ def test_same_losses_and_weights_as_one_process(runs: tuple[list[dict[str, Any]]
             values = [process["steps"][step]["losses"][name] for process in two]
             assert sum(values) / 2 == pytest.approx(expected, rel=1e-6), (step, name)
     for name, expected in one["weights"].items():
+        # Moments of a dozen images have directions that are all but empty: their inverse magnifies the last digits.
+        nearly_zero = 1e-5 * float(expected.abs().max()) if "whitening" in name else 1e-9
         for process in two:
             # Thresholds are NaN without validation.
-            torch.testing.assert_close(process["weights"][name], expected, rtol=1e-6, atol=1e-9, equal_nan=True)
+            torch.testing.assert_close(process["weights"][name], expected, rtol=1e-6, atol=nearly_zero, equal_nan=True)
+    assert one["weights"]["model.calibration.whitening_1"].numel()
 
 
 def test_features_are_shared(
@@ -77,7 +80,8 @@ def test_features_are_shared(
     (folder,) = [path for path in tmp_path_factory.getbasetemp().glob("ddp0/features/*") if path.is_dir()]
     (first, second), _ = runs
     seen = {path for process in (first, second) for step in process["steps"] for path in step["paths"]}
-    assert len(list(folder.rglob("*.features"))) == len(seen)
+    # Calibration looks at the images that three steps did not.
+    assert len(list(folder.rglob("*.features"))) == first["images"] > len(seen)
     assert not list(folder.rglob("*.part"))
 
 

@@ -37,7 +37,9 @@ class Record(Callback):
         )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        state = {"steps": self.steps, "weights": pl_module.state_dict()}
+        data = trainer.datamodule
+        images = len(data.train_data) + len(data.known_data)
+        state = {"steps": self.steps, "weights": pl_module.state_dict(), "images": images}
         torch.save(state, self.output / f"rank{trainer.global_rank}.pt")
 
 
@@ -83,6 +85,7 @@ def main(root: Path, output: Path, devices: int, earlier: Path | None) -> None:
         max_epochs=1,
         visualizer=False,
         evaluator=False,
+        calibrate=True,
         cache_dir=root / "features",
     ).double()
     engine = Engine(
