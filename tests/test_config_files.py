@@ -140,7 +140,8 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
     ("name", "jobs"),
     [
         ("study", 72),
-        ("ablations", 18),
+        ("ablation_share", 9),
+        ("ablation_types", 9),
         ("ablation_norm", 12),
         ("eight_known", 42),
         ("textures", 21),
