@@ -234,14 +234,20 @@ def scores_of(part: Part, steps: int, seed: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def main() -> None:
-    """Compare, print, and write the table where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None, section: str) -> argparse.ArgumentParser:
+    """Options of a comparison on these parts of the data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with chest_xray and magnetic_tile; default: textures alone")
     parser.add_argument("--groups", type=Path, help="written by examples/group_by_number.py; needed for magnetic_tile")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--report", type=Path, help="Markdown file whose section `calibration` gets the table")
+    parser.add_argument("--report", type=Path, help=f"Markdown file whose section `{section}` gets the table")
+    return parser
+
+
+def main() -> None:
+    """Compare, print, and write the table where asked to."""
+    parser = make_parser(__doc__, "calibration")
     options = parser.parse_args()
     found: dict[str, list[dict[str, dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder:

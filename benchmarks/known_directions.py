@@ -10,11 +10,10 @@ Image AUROC and AUPRO in percent of the known type and in the mean of all others
 line is a JSON object.
 """
 
-import argparse
 import csv
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from calibration import (
     by_batches,
     chest,
     features_of,
+    make_parser,
     masks_of,
     tile,
     train,
@@ -98,9 +98,7 @@ def standing_out(whitened: Sequence[list[Tensor]], share: float) -> StandingOut:
     return found
 
 
-def scores_of(
-    part: Part, images: Images, steps: int, seed: int, count: int, report: Callable[[str], None]
-) -> dict[str, list[dict[str, float]]]:
+def scores_of(part: Part, images: Images, steps: int, seed: int, count: int) -> dict[str, list[dict[str, float]]]:
     """Metrics of every way, for each type that has images left to score."""
     torch.manual_seed(seed)
     model = CkaadModel(BACKBONE, STAGES)
@@ -128,7 +126,7 @@ def scores_of(
         taken = {images.groups[index] for index in known}
         kept = [index for index, group in enumerate(images.groups) if group not in taken]
         if not len(white_known[0]) or all(images.types[index] != kind for index in kept):
-            report(f"{kind}: nothing left to score")
+            print(f"{kind}: nothing left to score")
             continue
         for way, values in WAYS.items():
             calibration = ResidualCalibration(len(STAGES))
@@ -165,13 +163,8 @@ def measure(maps: Tensor, masks: Tensor | None, types: list[str], kept: list[int
 
 def main() -> None:
     """Compare, print, and write the table where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with chest_xray and magnetic_tile; default: textures alone")
-    parser.add_argument("--groups", type=Path, help="written by examples/group_by_number.py; needed for magnetic_tile")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=200)
+    parser = make_parser(__doc__, "known-directions")
     parser.add_argument("--known", type=int, default=8, help="known anomalies of the one type")
-    parser.add_argument("--report", type=Path, help="Markdown file whose section `known-directions` gets the table")
     options = parser.parse_args()
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +176,7 @@ def main() -> None:
                     parts["tile"] = tile(options.data, options.groups)
             for name, part in parts.items():
                 images = read(name, part, options.groups)
-                for way, results in scores_of(part, images, options.steps, seed, options.known, print).items():
+                for way, results in scores_of(part, images, options.steps, seed, options.known).items():
                     found.setdefault(name, {}).setdefault(way, []).extend(results)
     rows = []
     for way in WAYS:
