@@ -1,11 +1,9 @@
 """Ckaad: hyper-parameters, optimizers and steps of CKAAD as an anomalib model; wires the other rooms together."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import lightning.pytorch as pl
 import torch
 from anomalib import LearningType
 from anomalib.metrics import Evaluator
@@ -13,56 +11,36 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from anomalib_ckaad.anomaly_map import TopK
 from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.calibration_methods import CalibrationMethods
-from anomalib_ckaad.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
-from anomalib_ckaad.data.batches_again import may_be_last_epoch
-from anomalib_ckaad.data.images import (
-    NameUnreadableImages,
-    check_image_files,
-    datamodule_of,
-    warn_of_sizes,
-    warn_of_turned,
-)
+from anomalib_ckaad.checkpoints import check, loading_arguments, note_versions, read_warm_start
+from anomalib_ckaad.data.images import NameUnreadableImages
 from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.evaluation_methods import EvaluationMethods
-from anomalib_ckaad.fast_training import open_folder
 from anomalib_ckaad.feature_cache import FeatureCache
 from anomalib_ckaad.feature_folder import GIB
+from anomalib_ckaad.fitting_methods import FittingMethods
 from anomalib_ckaad.metrics import default_evaluator
-from anomalib_ckaad.objectives import (
-    STRATEGIES,
-    NonFiniteLossError,
-    Objective,
-    StrategyName,
-)
+from anomalib_ckaad.objectives import STRATEGIES, Objective, StrategyName
 from anomalib_ckaad.plugin import mend_benchmark
-from anomalib_ckaad.precision import use_bfloat16
-from anomalib_ckaad.preprocessing import (
-    make_pre_processor,
-    resize_exactly,
-    warn_of_other_normalization,
-)
-from anomalib_ckaad.presets import PRESETS, PresetName, paper_epochs, preset_of, schedule_of
-from anomalib_ckaad.random_state import get_random_state, set_random_state
+from anomalib_ckaad.preprocessing import make_pre_processor, resize_exactly, warn_of_other_normalization
+from anomalib_ckaad.presets import PRESETS, PresetName, preset_of
+from anomalib_ckaad.random_state import get_random_state
 from anomalib_ckaad.reconstructor import NormName
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training_methods import TrainingMethods
-from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization
-
-logger = logging.getLogger(__name__)
+from anomalib_ckaad.weights import check_weights, normalization
 
 DEFAULT_BACKBONE = "wide_resnet50_2.tv_in1k"
-EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
-class Ckaad(TrainingMethods, CalibrationMethods, EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
+class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
     """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot give back.
 
     Items of a training batch with ``gt_label`` 1 are the known anomalies. A batch without any gets elastic deformations
@@ -263,93 +241,6 @@ class Ckaad(TrainingMethods, CalibrationMethods, EvaluationMethods, ExportMethod
         if warm_start is not None:
             self._warm_state = read_warm_start(self, warm_start)
         warn_of_other_normalization(self.pre_processor, backbone, normal_range)
-
-    # Fitting
-
-    @property
-    def trainer(self) -> pl.Trainer:
-        """The trainer this model is attached to."""
-        return super().trainer
-
-    @trainer.setter
-    def trainer(self, trainer: pl.Trainer | None) -> None:
-        """Attach to a trainer; one that was given no limit trains as long as the preset says, not Lightning's 1000."""
-        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property, which super() cannot set
-        if trainer is None or getattr(trainer, "fit_loop", None) is None:
-            return
-        if trainer.fit_loop.max_epochs is None and trainer.max_steps == -1:
-            trainer.fit_loop.max_epochs = paper_epochs(trainer)
-            self._counts_steps = self._usual_steps is not None
-
-    def setup(self, stage: str) -> None:
-        """Refuse unusable images before anything is computed, those of the test with them."""
-        super().setup(stage)
-        load_safely(self.trainer)
-        turned, scored = [], []
-        for subset in ("train_data", "val_data", "test_data"):
-            samples = getattr(getattr(datamodule_of(self.trainer), subset, None), "samples", None)
-            if samples is not None and (stage == "fit" or subset == "test_data"):
-                turned += check_image_files(samples.image_path, may_be_empty=subset != "train_data")
-                scored += list(samples.image_path) if subset != "train_data" else []
-        warn_of_turned(turned)
-        warn_of_sizes(scored, getattr(datamodule_of(self.trainer), "eval_batch_size", 1))
-
-    def on_fit_start(self) -> None:
-        """Fetch the backbone's weights unless a checkpoint brought them, and set the random state."""
-        if self.trainer.precision not in EXACT_PRECISIONS:
-            msg = (
-                f"Expected precision {', '.join(EXACT_PRECISIONS)}, got {self.trainer.precision}. "
-                "Do pass --trainer.precision bf16-mixed."
-            )
-            raise ValueError(msg)
-        self.feature_cache.clear()
-        if not self._has_weights:
-            if self._warm_state is not None:
-                self.load_state_dict(self._warm_state, strict=False)
-                logger.info("Warm start from %s.", self.warm_start)
-                self._warm_state = None
-            elif self.pre_trained:
-                load_backbone_weights(self.model.backbone, self.weights)
-            self._has_weights = True
-        if self.cache_dir is not None:
-            transform = getattr(self.pre_processor, "transform", None)
-            folder = open_folder(self.cache_dir, self.cache_limit * GIB, self.model.backbone, transform)
-            self.feature_cache.folder = folder
-        wanted = use_bfloat16(self.autocast, self.trainer.precision, self.device, next(self.parameters()).dtype)
-        self._use_bfloat16 = self.trainer.strategy.broadcast(wanted)  # every process in the first one's precision
-        if self._random_state is not None:
-            set_random_state(self._random_state)
-            self._random_state = None
-        elif self.seed is not None:
-            pl.seed_everything(self.seed, workers=True, verbose=False)
-
-    def on_train_start(self) -> None:
-        """Forget an earlier training's calibration, and turn the preset's number of steps into epochs."""
-        self._forget_calibration()
-        if self._counts_steps and self._usual_steps is not None:
-            epochs, between = schedule_of(self._usual_steps, self.trainer.num_training_batches)
-            self.trainer.fit_loop.max_epochs = epochs
-            if self.trainer.check_val_every_n_epoch == 1:  # nobody has asked for another number
-                self.trainer.check_val_every_n_epoch = between
-        source = "made of normal ones" if self._may_synthesize else "none made"
-        logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
-
-    def on_train_epoch_end(self) -> None:
-        """Stop before a checkpoint is written of weights that give no finite error on held-out images."""
-        if may_be_last_epoch(self.trainer):
-            self.calibrate_map()  # where nothing was validated
-        error = self.trainer.callback_metrics.get("val_reconstruction")
-        if error is not None and not bool(torch.isfinite(error)):
-            msg = (
-                f"Expected a finite error of the validation images, got {error.item()} after epoch "
-                f"{self.current_epoch}. Do lower learning_rate; the last checkpoint is untouched."
-            )
-            raise NonFiniteLossError(msg)
-
-    def on_fit_end(self) -> None:
-        """Give the memory of the features back."""
-        self.feature_cache.clear()
-        self._compiled.clear()
 
     # Checkpoints
 

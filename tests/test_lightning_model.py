@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_ckaad import lightning_model
+from anomalib_ckaad import fitting_methods, lightning_model
 from anomalib_ckaad.data import KnownAnomalies
 from anomalib_ckaad.data.image_error import ImageFileError
 from anomalib_ckaad.lightning_model import Ckaad
@@ -152,7 +152,7 @@ def test_checkpoint_holds_plain_data_and_needs_no_network(
         raise AssertionError("looked for the network or for weights")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(lightning_model, "load_backbone_weights", refuse)
+    monkeypatch.setattr(fitting_methods, "load_backbone_weights", refuse)
     monkeypatch.setattr(lightning_model, "check_weights", refuse)
     loaded = Ckaad.load_from_checkpoint(engine.best_model_path)
     for name, value in weights_of(model).items():
@@ -166,7 +166,7 @@ def test_weights_are_fetched_when_fitting_starts_and_not_before(
     folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = []
-    monkeypatch.setattr(lightning_model, "load_backbone_weights", lambda backbone, weights: fetched.append(weights))
+    monkeypatch.setattr(fitting_methods, "load_backbone_weights", lambda backbone, weights: fetched.append(weights))
     model = make_model(pre_trained=True)
     make_engine(tmp_path).predict(model, datamodule=make_folder_data(folder_root))
     with pytest.raises(ValueError, match="Expected a fitted model to export"):
@@ -183,7 +183,7 @@ def test_warm_start_begins_with_another_trainings_weights(
     engine = make_engine(tmp_path)
     engine.fit(first, datamodule=make_folder_data(folder_root))
     fetched = []
-    monkeypatch.setattr(lightning_model, "load_backbone_weights", lambda *_: fetched.append(1))
+    monkeypatch.setattr(fitting_methods, "load_backbone_weights", lambda *_: fetched.append(1))
     second = make_model(seed=2, pre_trained=True, warm_start=engine.best_model_path)
     assert not torch.equal(next(second.discriminator.parameters()), next(first.discriminator.parameters()))
     make_engine(tmp_path / "on", limit_train_batches=0).fit(second, datamodule=make_folder_data(folder_root))
