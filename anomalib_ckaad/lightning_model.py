@@ -90,7 +90,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             (400 for MVTecAD and Visa, 200 for all others) or, measured, as many as hold 400 steps. A number given here
             overrides the trainer's.
         feature_cache: GiB of memory for the backbone's features of training and validation images, which are computed
-            once where no augmentation is random. 0 computes them every time, as is done on other devices than CPUs.
+            once where no augmentation is random, and, without workers (``num_workers: 0``), for as many of these images
+            as there is room left. 0 reads and computes them every time, as is done on other devices than CPUs.
         cache_dir: A folder in which these features stay, for later runs and other processes: for the same images,
             weights, stages and transforms only. Default: none. ``docs/speed.md`` has what it takes and brings.
         cache_limit: GiB that ``cache_dir`` may hold; what does not fit is computed every time.
