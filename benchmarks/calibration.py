@@ -238,7 +238,7 @@ def make_parser(description: str | None, section: str) -> argparse.ArgumentParse
     """Options of a comparison on these parts of the data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with chest_xray and magnetic_tile; default: textures alone")
-    parser.add_argument("--groups", type=Path, help="written by examples/group_by_number.py; needed for magnetic_tile")
+    parser.add_argument("--groups", type=Path, help="written by examples/group_exposures.py; needed for magnetic_tile")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--report", type=Path, help=f"Markdown file whose section `{section}` gets the table")

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from tests.conftest import write_images
 
@@ -34,14 +37,42 @@ def test_real_images(tmp_path: Path) -> None:
     assert "| cka_patch | 0.001 | crack | 2 |" in report.read_text()
 
 
+def test_group_exposures(tmp_path: Path) -> None:
+    """Near numbers, or numbers not too far apart and the same pattern in another light, whatever the folder."""
+    draw = np.random.default_rng(0)
+    one, other = (gaussian_filter(draw.normal(size=(96, 96)), 2) for _ in range(2))
+    images = {
+        "crack/a_1000": one,
+        "good/b_1100": other,
+        "good/c_2300": 0.3 * one,
+        "hole/d_2600": other,
+        "hole/9000": one,
+    }
+    for name, image in images.items():
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        light = np.linspace(0, 80, 96)[:, None] + np.linspace(0, 40, 96)
+        Image.fromarray(np.uint8(np.clip(90 + light + 150 * image, 0, 255))).save(path)
+    (tmp_path / "good" / "notes.txt").write_text("no image")
+    lines = run(EXAMPLES / "group_exposures.py", tmp_path).splitlines()
+    assert lines == [
+        "image,group",
+        *("crack/a_1000.png,1000", "good/b_1100.png,1000", "good/c_2300.png,1000"),
+        *("hole/9000.png,9000", "hole/d_2600.png,1000"),  # far away; like b_1100, by its pattern
+    ]
+    assert "hole/d_2600.png,2600" in run(EXAMPLES / "group_exposures.py", tmp_path, "--far", "0")
+
+
 def test_each_type(tmp_path: Path) -> None:
     """Seen and unseen types, with no image of a known part in the test."""
     for folder, count in (("train/good", 6), ("test/good", 3), ("test/crack", 5), ("test/hole", 4)):
         write_images(tmp_path / "set" / folder, count)
+    for number, folder in ((100, "test/hole"), (200, "test/good")):  # no two images are of one part
+        for path in sorted((tmp_path / "set" / folder).iterdir(), reverse=True):
+            path.rename(path.with_stem(str(int(path.stem) + number)))
     groups = tmp_path / "groups.csv"
-    groups.write_text(run(EXAMPLES / "group_by_number.py", tmp_path / "set" / "test", "--gap", "0"))
+    groups.write_text(run(EXAMPLES / "group_exposures.py", tmp_path / "set" / "test", "--gap", "0", "--far", "0"))
     assert len(groups.read_text().splitlines()) == 1 + 3 + 5 + 4
-    assert "hole/003.png,hole-0" in run(EXAMPLES / "group_by_number.py", tmp_path / "set" / "test", "--gap", "1")
     shared = ["--image-size", "64", "--epochs", "1", "--seeds", "1", "--batch-size", "2", "--layers", "2", "3"]
     out = run(
         EXAMPLES / "each_type.py",
