@@ -18,18 +18,20 @@ class Room:
 
     Example:
         >>> room = Room(10)
-        >>> room.take(8), room.take(8), room.take(2)
-        (True, False, True)
+        >>> room.take(8), room.take(8), room.take(1), room.taken
+        (True, False, True, 9)
     """
 
     def __init__(self, size: float) -> None:
         self.left = size
+        self.taken = 0
 
     def take(self, size: int) -> bool:
         """Whether so many bytes fit; if so, they are taken."""
         fits = size <= self.left
         if fits:
             self.left -= size
+            self.taken += size
         return fits
 
 
