@@ -13,7 +13,7 @@ FIXED_TRANSFORMS = (CenterCrop, Compose, Grayscale, Identity, nn.Identity, Norma
 """Transforms that give the same of the same image. Of any other it is not known."""
 
 
-def is_fixed(transform: nn.Module | None) -> bool:
+def is_fixed(transform: object) -> bool:
     """Whether a transform is known to give the same of the same image.
 
     Example:

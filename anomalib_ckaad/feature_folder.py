@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 SUFFIX = ".features"
+OWN_FOLDERS = f"{'[0-9a-f]' * 32}/{'[0-9a-f]' * 2}"
+"""Where its files lie; nothing else in the folder is looked at."""
 GIB = 2**30
 
 
@@ -110,7 +112,8 @@ class FeatureFolder:
             packed = _pack(features)
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():  # until it is written: another process may be counting files
-                self._writes = self._has_room(len(packed))
+                there = path.stat().st_size if path.exists() else 0  # damaged, or another process was faster
+                self._writes = self._has_room(len(packed) - there)
                 if self._writes:
                     _write_whole(path, packed)
                     return
@@ -128,7 +131,7 @@ class FeatureFolder:
 
     def _has_room(self, count: int) -> bool:
         """Whether so many bytes more fit; if so, they are taken."""
-        size_file = self.root / "size"
+        size_file = self.root / ".features-size"
         if not self._counted:  # what was deleted or left behind since is seen once a run
             (self.folder / "configuration.json").write_text(self._described, encoding="utf-8")
             held = self._bytes_held()
@@ -143,14 +146,16 @@ class FeatureFolder:
         return fits
 
     def _bytes_held(self) -> int:
-        for part in self.root.rglob("*.part"):  # of processes that were killed while writing: others hold the lock
+        for part in self.root.glob(
+            f"{OWN_FOLDERS}/*.part"
+        ):  # of processes that were killed while writing: others hold the lock
             with suppress(OSError):
                 part.unlink()
-        return sum(file.stat().st_size for file in self.root.rglob(f"*{SUFFIX}"))
+        return sum(file.stat().st_size for file in self.root.glob(f"{OWN_FOLDERS}/*{SUFFIX}"))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.root / "lock").open("a") as lock:
+        with (self.root / ".features-lock").open("a") as lock:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
             yield

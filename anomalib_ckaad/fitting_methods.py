@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from anomalib_ckaad.checkpoints import load_safely
 from anomalib_ckaad.data.batches_again import may_be_last_epoch
 from anomalib_ckaad.data.images import check_image_files, datamodule_of, warn_of_sizes, warn_of_turned
-from anomalib_ckaad.data.read_once import SUBSETS, keep_what_is_read, read_anew
 from anomalib_ckaad.fast_training import open_folder
-from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
+from anomalib_ckaad.feature_cache import FeatureCache
 from anomalib_ckaad.feature_folder import GIB
 from anomalib_ckaad.objectives import NonFiniteLossError
 from anomalib_ckaad.precision import use_bfloat16
@@ -36,7 +35,6 @@ class FittingMethods:
 
     model: CkaadModel
     device: torch.device
-    input_size: tuple[int, int] | None
     current_epoch: int
     pre_processor: Any
     pre_trained: bool
@@ -97,7 +95,6 @@ class FittingMethods:
             )
             raise ValueError(msg)
         self.feature_cache.clear()
-        self._keep_images()
         if not self._has_weights:
             if self._warm_state is not None:
                 self.load_state_dict(self._warm_state, strict=False)
@@ -117,18 +114,6 @@ class FittingMethods:
             self._random_state = None
         elif self.seed is not None:
             pl.seed_everything(self.seed, workers=True, verbose=False)
-
-    def _keep_images(self) -> None:
-        """Let images be read once too, in the memory that features leave, where no other process reads them."""
-        data = datamodule_of(self.trainer)
-        read_anew(data)  # where a fit was broken off
-        if data is None or self.device.type != "cpu" or getattr(data, "num_workers", None) != 0:
-            return
-        subsets = [getattr(data, name) for name in SUBSETS if getattr(data, name, None) is not None]
-        height, width = self.input_size or (0, 0)
-        room = self.feature_cache.limit - sum(map(len, subsets)) * self.model.feature_bytes(height, width)
-        if room > 0 and all(is_fixed(getattr(one, "augmentations", None)) for one in subsets):
-            keep_what_is_read(data, room)
 
     def on_train_start(self) -> None:
         """Forget an earlier training's calibration, and turn the preset's number of steps into epochs."""
@@ -154,7 +139,6 @@ class FittingMethods:
             raise NonFiniteLossError(msg)
 
     def on_fit_end(self) -> None:
-        """Give the memory of features and images back."""
+        """Give the memory of the features back."""
         self.feature_cache.clear()
-        read_anew(datamodule_of(self.trainer))
         self._compiled.clear()

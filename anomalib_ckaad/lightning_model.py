@@ -19,6 +19,7 @@ from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.calibration_methods import CalibrationMethods
 from anomalib_ckaad.checkpoints import check, loading_arguments, note_versions, read_warm_start
 from anomalib_ckaad.data.images import NameUnreadableImages
+from anomalib_ckaad.data.read_once import ReadImagesOnce
 from anomalib_ckaad.deployment.export_methods import ExportMethods
 from anomalib_ckaad.discriminator import make_discriminator
 from anomalib_ckaad.evaluation_methods import EvaluationMethods
@@ -272,9 +273,9 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
     # What anomalib asks of a model
 
     def configure_callbacks(self) -> list[Callback]:
-        """anomalib's callbacks, and one that names unreadable images."""
+        """anomalib's callbacks, one that names unreadable images, and one that reads them once."""
         own = super().configure_callbacks()
-        return [*(own if isinstance(own, Sequence) else [own]), NameUnreadableImages()]
+        return [*(own if isinstance(own, Sequence) else [own]), NameUnreadableImages(), ReadImagesOnce()]
 
     @staticmethod
     def configure_pre_processor(

@@ -87,10 +87,11 @@ class CkaadModel(nn.Module):
             raise ValueError(msg)
 
     def feature_bytes(self, height: int, width: int) -> int:
-        """Bytes that the features of one image of so many pixels take in single precision."""
+        """Bytes that the features of one image of so many pixels take, in the precision of the weights."""
         architecture = self.auto_encoder.architecture
         sizes = zip(architecture.channels, architecture.strides, strict=True)
-        return sum(4 * channels * -(-height // stride) * -(-width // stride) for channels, stride in sizes)
+        each = next(self.auto_encoder.parameters()).element_size()
+        return sum(each * channels * -(-height // stride) * -(-width // stride) for channels, stride in sizes)
 
     def reconstruct(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Features of normalized images (N, 3, H, W) and their reconstructions, one tensor a stage each."""

@@ -97,11 +97,14 @@ class TrainingMethods:
     def _features(self, images: Tensor, names: list[str | None], subset: str) -> list[Tensor]:
         """The backbone's features, from the cache where images come again as they were."""
         data = getattr(datamodule_of(self.trainer), subset, None)
-        transforms = (getattr(data, "augmentations", None), getattr(self.pre_processor, "transform", None))
+        unknown = object()  # of data that do not say what they do to images
+        transforms = (getattr(data, "augmentations", unknown), getattr(self.pre_processor, "transform", None))
         in_fit = self.trainer.state.fn == "fit"  # elsewhere each image comes once, and weights may change between
         if not in_fit or images.device.type != "cpu" or data is None or not all(map(is_fixed, transforms)):
             names = [None] * len(images)
-        return self.feature_cache.get(images, names, self.model.backbone, precision_of(images))
+        return self.feature_cache.get(
+            images, names, self.model.backbone, f"{precision_of(images)} {tuple(images.shape[1:])}"
+        )
 
     def _fast(self, module: nn.Module) -> nn.Module:
         """The module, compiled where that is asked for; the compiled one is kept where no checkpoint sees it."""

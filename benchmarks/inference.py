@@ -183,7 +183,7 @@ def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str
     rows = []
     for job in jobs():
         name, runtime, batch = job
-        low, median, high = statistics.quantiles([batch / taken for taken in seconds[job]], n=4)
+        low, median, high = statistics.quantiles([batch / taken for taken in seconds[job]], n=4, method="inclusive")
         row = {"runtime": runtime, "batch": batch, "model": name, "low": low, "median": median, "high": high}
         row["ratio"] = median_ratio(seconds[REFERENCE, runtime, batch], seconds[job])
         row["memory"] = memory[job]

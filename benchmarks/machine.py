@@ -28,11 +28,11 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
 
     Example:
         >>> spread([1.0, 2.0, 3.0])
-        '2.00 (1.00 to 3.00)'
+        '2.00 (1.50 to 2.50)'
     """
     if len(values) == 1:
         return f"{scale * values[0]:.2f}"
-    low, median, high = (scale * value for value in statistics.quantiles(values, n=4))
+    low, median, high = (scale * value for value in statistics.quantiles(values, n=4, method="inclusive"))
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 

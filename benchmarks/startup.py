@@ -105,7 +105,7 @@ def measure(repeats: int) -> dict[str, list[float]]:
 
 def summarize(values: list[float]) -> dict[str, float]:
     """Return median and quartiles, rounded to a microsecond."""
-    quartiles = statistics.quantiles(values, n=4)
+    quartiles = statistics.quantiles(values, n=4, method="inclusive")
     return dict(zip(("lower", "median", "upper"), (round(value, 3) for value in quartiles), strict=True))
 
 

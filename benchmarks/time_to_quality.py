@@ -33,6 +33,7 @@ from machine import describe_machine, publish
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.read_once import SUBSETS, ReadOnce
 from anomalib_ckaad.feature_cache import FeatureCache
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.auroc import into_unit_range
@@ -72,13 +73,16 @@ class UntilPassed(Callback):
             return
         seconds, pause = self.seconds, time.perf_counter()
         if pl_module.calibrate:
-            own, pl_module.feature_cache = (
-                pl_module.feature_cache,
-                FeatureCache(0),
-            )  # training is given nothing for free
+            own, pl_module.feature_cache = pl_module.feature_cache, FeatureCache(0)
+            data = trainer.datamodule
+            kept = {name: one for name in SUBSETS if isinstance(one := getattr(data, name, None), ReadOnce)}
+            for name, one in kept.items():  # training is given nothing for free
+                setattr(data, name, one.data)
             pl_module.calibrate_map()
             seconds += time.perf_counter() - pause
             pl_module.feature_cache = own
+            for name, one in kept.items():
+                setattr(data, name, one)
         auroc = self.score(pl_module)
         self.passed = self.passed or auroc > self.options.target / 100
         self.found.append((self.steps, seconds, auroc))

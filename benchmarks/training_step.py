@@ -233,7 +233,7 @@ def main() -> None:
         found[name] |= {"machine": describe_machine(options.threads), "precision": precision, "mebibytes": memory}
         found[name] |= {"operations": values["operations"][0], "matrix_flops": statistics.median(values["matrix"])}
         found[name] |= {
-            f"{key}_quartiles": statistics.quantiles(values[key], n=4)
+            f"{key}_quartiles": statistics.quantiles(values[key], n=4, method="inclusive")
             for key in ("plain", "package", "cached", "ratio", "ratio_cached", "flops_share")
         }
     text = (

@@ -145,9 +145,25 @@ def test_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
     open_cache(tmp_path).get(images[:1], ["a"], stages)
     left = files(tmp_path)[0].with_suffix(".part")
     left.write_bytes(b"half")
+    of_others = tmp_path / "downloads" / "linux.iso.part"  # the folder may hold more than features
+    of_others.parent.mkdir()
+    of_others.write_bytes(b"half")
     open_cache(tmp_path).get(images[1:], ["b"], stages)
     assert not left.exists()
+    assert of_others.exists()
     assert len(files(tmp_path)) == 2
+
+
+def test_what_is_written_again_counts_once(tmp_path: Path) -> None:
+    """As by two processes that have computed the same image."""
+    images = torch.rand(1, 3, 8, 8)
+    first, second = open_cache(tmp_path), open_cache(tmp_path)
+    for cache in (first, second):
+        assert cache.folder is not None
+        cache.folder.write("0" * 64, stages(images))
+        cache.folder.write("0" * 64, stages(images))
+    held = (tmp_path / ".features-size").read_text()
+    assert int(held) == files(tmp_path)[0].stat().st_size
 
 
 def test_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,19 +1,23 @@
 """Images that come again as they were are read once, where the training's own process reads them and there is room."""
 
 import copy
-import functools
-import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageItem
 from anomalib.data.datasets.base import image as anomalib_reads
-from torchvision.transforms.v2 import RandomHorizontalFlip
+from anomalib.engine import Engine
+from anomalib.pre_processing import PreProcessor
+from PIL import Image
+from torchvision.transforms.v2 import Normalize, RandomHorizontalFlip
 
-from anomalib_ckaad.data.read_once import ReadOnce, Room, keep_what_is_read, read_anew
+from anomalib_ckaad.data.read_once import ReadImagesOnce, ReadOnce, Room
 from anomalib_ckaad.feature_folder import GIB
+from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.torch_model import CkaadModel
 from tests.conftest import make_folder_data
 from tests.test_feature_cache import fit
@@ -54,23 +58,24 @@ def test_data_sets_share_the_room() -> None:
 
 
 def test_is_the_data_set_in_everything_else() -> None:
-    data = ReadOnce(Counted(), Room(0))
+    counted = Counted()
+    data = ReadOnce(counted, Room(ITEM))
     assert data.augmentations is None
     assert not hasattr(data, "samples")
-    for other in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):  # noqa: S301 - our own bytes
-        assert int(other[1].image.max()) == 1
+    assert type(copy.deepcopy(data)) is Counted
+    _ = data[0]
+    data.augmentations = "others"
+    assert counted.augmentations == "others"
+    assert data.room.taken == 0
+    _ = data[0], data[0]
+    assert counted.asked == [0, 0]
 
 
-def test_is_undone(folder_root: Path) -> None:
-    data = make_folder_data(folder_root)
-    data.setup()
-    before = data.train_data, data.val_data
-    keep_what_is_read(data, 1.0)
-    keep_what_is_read(data, 1.0)
-    assert isinstance(data.train_data, ReadOnce)
-    read_anew(data)
-    read_anew(None)
-    assert (data.train_data, data.val_data) == before
+def test_items_may_be_changed() -> None:
+    """anomalib stretches the images of a batch to one size, in their items."""
+    data = ReadOnce(Counted(), Room(ITEM))
+    data[0].image = torch.ones(3, 4, 4)
+    assert data[0].image.shape == (3, 8, 8)
 
 
 @pytest.fixture
@@ -105,14 +110,60 @@ def test_reads_anew_where_it_must(why: str, folder_root: Path, tmp_path: Path, r
     assert len(reads) == 3 * (4 + 2)
 
 
-def test_leaves_workers_alone(folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a worker keeps is lost with it."""
-    kept: list[float] = []
-    monkeypatch.setattr("anomalib_ckaad.fitting_methods.keep_what_is_read", lambda _, size: kept.append(size))
-    with_worker = functools.partial(make_folder_data, num_workers=1)
-    monkeypatch.setattr("tests.test_feature_cache.make_folder_data", with_worker)
-    fit(folder_root, tmp_path, known=False)
-    assert kept == []
+def images_of_own(data: Any) -> Any:
+    """Data whose items are made by other rules than anomalib's."""
+
+    class Own(type(data)):  # type: ignore[misc]  # whatever it is
+        def __getitem__(self, index: int) -> Any:
+            return super().__getitem__(index)
+
+    data.__class__ = Own
+    return data
+
+
+@pytest.mark.parametrize("why", ["workers", "own rules", "unknown augmentations", "no input size"])
+def test_leaves_alone_what_may_change(why: str, folder_root: Path, tmp_path: Path) -> None:
+    data = make_folder_data(folder_root, num_workers=int(why == "workers"))
+    data.setup()
+    if why == "own rules":
+        data.train_data = images_of_own(data.train_data)
+    if why == "unknown augmentations":
+        data.val_data = list(data.val_data)
+    trainer = SimpleNamespace(datamodule=data)
+    model = Ckaad("resnet18", (2, 3), pre_trained=False, pre_processor=why != "no input size", image_size=64)
+    ReadImagesOnce().on_fit_start(trainer, model)  # type: ignore[arg-type]  # all it asks of a trainer
+    assert not isinstance(data.train_data, ReadOnce)
+
+
+def test_is_undone_where_a_fit_fails(folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What uses the data next reads them by its own rules."""
+    data = make_folder_data(folder_root)
+    wrapped: list[Any] = []
+
+    def fail(self: Ckaad, *_: object) -> None:
+        wrapped.append(self.trainer.datamodule.train_data)  # type: ignore[attr-defined]
+        raise RuntimeError("out of paper")
+
+    monkeypatch.setattr(Ckaad, "training_step", fail)
+    model = Ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, max_epochs=1, visualizer=False)
+    with pytest.raises(RuntimeError, match="out of paper"):
+        Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False).fit(model, datamodule=data)
+    assert isinstance(wrapped[0], ReadOnce)
+    assert wrapped[0].kept == {}
+    assert not isinstance(data.train_data, ReadOnce)
+    assert not isinstance(data.val_data, ReadOnce)
+
+
+def test_images_of_several_sizes(tmp_path: Path) -> None:
+    """anomalib stretches those of a batch to one size, which another epoch's batch may have another of."""
+    for folder in ("good", "test_good", "bad"):
+        (tmp_path / folder).mkdir()
+        for index in range(6):
+            image = np.random.default_rng(index).integers(0, 255, (64 + 8 * index, 120 - 8 * index, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / folder / f"{index}.png")
+    only_normalized = PreProcessor(Normalize([0.5] * 3, [0.25] * 3))
+    model, _ = fit(tmp_path, tmp_path / "out", known=False, pre_processor=only_normalized, synthetic=False)
+    assert model.trainer.current_epoch == 3
 
 
 def test_counts_what_features_take() -> None:
