@@ -1,5 +1,8 @@
 """A study's config becomes jobs, or one sentence that says what is wrong with it."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pytest
 import yaml
 
 from anomalib_ckaad.study.jobs import Job, StudyError, read_study
-from anomalib_ckaad.study.runner import check_jobs, run_study
+from anomalib_ckaad.study.runner import _result, _Running, check_jobs, run_study
 
 CONFIG: dict[str, Any] = {
     "seeds": [3, 5],
@@ -149,6 +152,32 @@ TEXTURES = {"class_path": "anomalib_ckaad.Textures"}
 def test_unknown_methods_arguments_and_data(model: dict[str, Any], data: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         check_jobs([job_of(model, data)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": "no_such.csv"}, r"^Expected groups to be a file, got no_such\.csv.*\(data set 'd'\)$"),
+        ({"count": -2}, r"^Expected .*count.*-2.*\(data set 'd'\)$"),
+    ],
+)
+def test_known_anomalies_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
+    data = {"class_path": "anomalib_ckaad.KnownAnomalies", "init_args": {"data": TEXTURES, **arguments}}
+    with pytest.raises(StudyError, match=message):
+        check_jobs([job_of(ONE, data)])
+
+
+@pytest.mark.parametrize(("written", "status"), [({"scores": {}}, "done"), ({"error": "no"}, "failed")])
+def test_a_result_counts_however_its_process_ended(written: dict[str, Any], status: str, tmp_path: Path) -> None:
+    """Leaving a process may fail, of libraries' threads or of memory, long after the result is on disk."""
+    folder = tmp_path / "jobs" / "one"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(written))
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    process.wait()
+    with (folder / "log.txt").open("w") as log:
+        row = _result(_Running(job_of(ONE, TEXTURES), process, folder, log, "cpu"))
+    assert (row["status"], row.get("error")) == (status, written.get("error"))
 
 
 def test_an_argument_that_the_trainer_does_not_have() -> None:

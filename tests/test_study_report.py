@@ -13,7 +13,8 @@ from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.gallery import make_cards
 from anomalib_ckaad.study.jobs import Job, Study, StudyError
 from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
-from anomalib_ckaad.study.store import Store
+from anomalib_ckaad.study.sections import markdown_table
+from anomalib_ckaad.study.store import FILE_NAME, Store
 from anomalib_ckaad.study.tables import all_tables, difference_table, main_table, ranks_of, type_table
 
 PATHS = [f"{kind}/{number}.png" for kind in ("good", "crack", "hole") for number in range(10)]
@@ -98,6 +99,24 @@ def test_differences_are_to_the_best_and_say_whether_they_are_any(study: Path) -
     assert row["method"] == "poor"
     assert row[""] == "worse"
     assert float(row["difference to fine"]) < -20
+
+
+def test_one_seed_tells_nothing_of_others(tmp_path: Path) -> None:
+    table = difference_table(Results.read(write_study(tmp_path, seeds=1)), "tile")
+    assert table is not None
+    assert [row[""] for row in table.rows] == ["one seed"]
+
+
+def test_nothing_is_unseen_where_known_types_have_no_name(tmp_path: Path) -> None:
+    store = write_study(tmp_path) / FILE_NAME
+    store.write_text(store.read_text().replace('"seen": ["crack"]', '"seen": ["untyped"]'))
+    results = Results.read(tmp_path)
+    assert results.values("tile", "fine", "image_AUROC", UNSEEN) == []
+    assert results.values("tile", "fine", "image_AUROC", "hole") == pytest.approx([0.9, 0.92])
+
+
+def test_names_do_not_break_tables() -> None:
+    assert markdown_table([{"a|b": "c|d"}]).splitlines() == ["| a\\|b |", "|---|", "| c\\|d |"]
 
 
 def test_ranks_count_blocks_of_data_seed_and_type(study: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def write_report(
     _write(output / "report.md", "\n\n".join([f"# {results.name}", text, *pictures, ""]).encode())
     _write(output / "report.html", _page(results, tables, plots).encode())
     if section is not None:
-        write_section(section, results.name, text.replace("## ", "### "))
+        write_section(section, results.name, re.sub("^## ", "### ", text, flags=re.MULTILINE))
     return output / "report.md", output / "report.html"
 
 

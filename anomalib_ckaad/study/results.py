@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from anomalib_ckaad.data.known_selection import UNTYPED
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.jobs import StudyError
 from anomalib_ckaad.study.run_job import SCORES
@@ -92,6 +93,8 @@ class Results:
         found = []
         for row in self.rows(data, method):
             seen = set(row["seen"])
+            if UNTYPED in seen and kind in (SEEN, UNSEEN):
+                continue  # of what type the known anomalies are is not known
             wanted: Callable[[str], bool] = {
                 SEEN: lambda name, seen=seen: name in seen,
                 UNSEEN: lambda name, seen=seen: name not in seen,

@@ -201,16 +201,16 @@ def main(arguments: list[str]) -> None:
     try:
         result = run(Job(**given), target.parent)
     except Exception as error:  # whatever it is, it belongs into the study's results; the log has the traceback
-        reason = _reason(error)
+        reason = reason_of(error)
         _write(target, {"error": f"{type(error).__name__}: {reason[:2000]}"})
         raise
     _write(target, result)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     r"""What went wrong in one line; the project's own sentence where jsonargparse has wrapped it.
 
-    >>> _reason(ValueError("Does not validate\n  - Expected a None\n  - Expected a, got b. Do change it."))
+    >>> reason_of(ValueError("Does not validate\n  - Expected a None\n  - Expected a, got b. Do change it."))
     'Expected a, got b. Do change it.'
     """
     lines = [line.strip(" -") for line in str(error).splitlines()]

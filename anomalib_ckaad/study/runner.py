@@ -114,7 +114,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     """
     from lightning.pytorch import Trainer  # noqa: PLC0415
 
-    from anomalib_ckaad.study.run_job import parse  # noqa: PLC0415 - imports anomalib
+    from anomalib_ckaad.study.run_job import parse, reason_of  # noqa: PLC0415 - imports anomalib
 
     seen: set[str] = set()
     for job in jobs:
@@ -133,7 +133,11 @@ def check_jobs(jobs: Sequence[Job]) -> None:
             continue
         seen.add(job.data)
         # Only data sets that lie in a folder: others may download themselves in their job.
-        data = parser.instantiate_classes(found).data
+        try:
+            data = parser.instantiate_classes(found).data
+        except (ValueError, TypeError) as error:
+            msg = f"{reason_of(error)} (data set {job.data!r})"
+            raise StudyError(msg) from error
         inner = getattr(data, "data", data)
         root = getattr(inner, "root", None)
         downloads = type(inner).prepare_data is not _base_prepare_data()
@@ -231,10 +235,10 @@ def _result(one: _Running) -> dict[str, Any]:
     one.log.close()
     about = _about(one.job, one.folder, time.perf_counter() - one.begin)
     target = one.folder / "result.json"
-    if one.process.returncode == 0 and target.exists():
-        return {**about, "status": DONE, **json.loads(target.read_text(encoding="utf-8"))}
     if target.exists():
-        return {**about, "status": FAILED, **json.loads(target.read_text(encoding="utf-8"))}
+        result = json.loads(target.read_text(encoding="utf-8"))
+        # Written as a whole at the end: what goes wrong in leaving the process changes nothing of it.
+        return {**about, "status": DONE if "scores" in result else FAILED, **result}
     lines = (one.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     ended = f"The process ended with status {one.process.returncode}."
     return {**about, "status": FAILED, "error": "\n".join([ended, *lines[-SHOWN_LINES:]])}

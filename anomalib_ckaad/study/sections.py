@@ -37,5 +37,6 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[row.get(name, "").replace("|", "\\|") for name in columns] for row in rows]
+    columns = [name.replace("|", "\\|") for name in columns]
     lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join("|" + "|".join(cell if cell == "---" else f" {cell} " for cell in line) + "|" for line in lines)

@@ -114,6 +114,8 @@ def difference_table(results: Results, data: str) -> Table | None:
             continue
         found = paired_difference(pairs)
         verdict = "worse" if found.high < 0 else "better" if found.low > 0 else "not told apart"
+        if len(pairs) == 1:
+            verdict = "one seed"
         rows.append(
             {
                 "method": method,
@@ -126,7 +128,8 @@ def difference_table(results: Results, data: str) -> Table | None:
         return None
     note = (
         "Image AUROC in percentage points, both methods on the same images; the interval is a bootstrap over seeds and "
-        "over normal and anomalous test images. It does not correct for the number of comparisons."
+        "over normal and anomalous test images, as if these were independent: several images of one part make it too "
+        "narrow, and so do two or three seeds. It does not correct for the number of comparisons."
     )
     return Table(f"{data}: paired differences to {best}", note, rows)
 
@@ -163,10 +166,9 @@ def rank_table(ranks: Ranks, metric: str) -> Table:
     )
     if not math.isnan(ranks.critical_difference):
         note += f" Ranks less than {ranks.critical_difference:.2f} apart are not told apart (Nemenyi at 5 %)."
+        note += " Blocks of one data set depend on each other, which is optimistic."
     if not math.isnan(ranks.p_value):
-        note += (
-            f" Friedman's p = {ranks.p_value:.2g}. Blocks of one data set depend on each other, which is optimistic."
-        )
+        note += f" Friedman's p = {ranks.p_value:.2g}."
     return Table("Ranks", note, rows)
 
 
