@@ -180,11 +180,12 @@ def test_a_result_counts_however_its_process_ended(written: dict[str, Any], stat
     assert (row["status"], row.get("error")) == (status, written.get("error"))
 
 
-def test_an_argument_that_the_trainer_does_not_have() -> None:
-    job = job_of(ONE, TEXTURES)
-    job.settings["trainer"]["max_epoch"] = 3  # type: ignore[index]
-    with pytest.raises(StudyError, match=r"^Expected arguments of Lightning's trainer for m, got max_epoch\. Do"):
-        check_jobs([job])
+@pytest.mark.parametrize("name", ["max_epoch", "default_root_dir"])
+def test_an_argument_that_the_trainer_cannot_have(name: str) -> None:
+    fine, job = job_of(ONE, TEXTURES), job_of(ONE, TEXTURES)
+    job.settings["trainer"][name] = 3  # type: ignore[index]
+    with pytest.raises(StudyError, match=rf"^Expected arguments of Lightning's trainer for m, got {name}\. Do"):
+        check_jobs([fine, job])
 
 
 @pytest.mark.parametrize("devices", [["gpu"], ["0", ""], []])

@@ -25,6 +25,8 @@ from anomalib_ckaad.study.store import DONE, FAILED, Store, missing_jobs
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 SHOWN_LINES = 15
+SET_BY_A_STUDY = {"self", "callbacks", "default_root_dir"}
+"""Arguments of Lightning's trainer that a config cannot give."""
 
 
 @dataclass
@@ -118,16 +120,17 @@ def check_jobs(jobs: Sequence[Job]) -> None:
 
     seen: set[str] = set()
     for job in jobs:
-        kind = json.dumps([job.settings["model"], job.data], default=str)
-        if kind in seen:
-            continue
-        seen.add(kind)
-        unknown = sorted(job.settings["trainer"].keys() - set(inspect.signature(Trainer.__init__).parameters))
+        accepted = set(inspect.signature(Trainer.__init__).parameters) - SET_BY_A_STUDY
+        unknown = sorted(job.settings["trainer"].keys() - accepted)
         if unknown:
             msg = (
                 f"Expected arguments of Lightning's trainer for {job.method}, got {', '.join(unknown)}. Do correct it."
             )
             raise StudyError(msg)
+        kind = json.dumps([job.settings["model"], job.data], default=str)
+        if kind in seen:
+            continue
+        seen.add(kind)
         parser, found = parse(job)["data"]
         if job.data in seen:
             continue
