@@ -144,7 +144,10 @@ def test_an_interrupted_study_leaves_no_process_and_goes_on(
 ) -> None:
     (tmp_path / "data").symlink_to(study / "data")
     config = config_of(tmp_path, PaDiM=PADIM)
-    command = [sys.executable, "-m", "anomalib_ckaad.cli", "study", "--config", str(config)]
+    # Ctrl-C counts, also where these tests run in a shell's background, which ignores it.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeded}; import sys; from anomalib_ckaad.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "study", "--config", str(config)]
     with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("out/jobs/*/log.txt")) and time.monotonic() < deadline:
