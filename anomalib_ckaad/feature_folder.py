@@ -146,9 +146,8 @@ class FeatureFolder:
         return fits
 
     def _bytes_held(self) -> int:
-        for part in self.root.glob(
-            f"{OWN_FOLDERS}/*.part"
-        ):  # of processes that were killed while writing: others hold the lock
+        # Parts are of processes that were killed while writing: others hold the lock.
+        for part in self.root.glob(f"{OWN_FOLDERS}/*.part"):
             with suppress(OSError):
                 part.unlink()
         return sum(file.stat().st_size for file in self.root.glob(f"{OWN_FOLDERS}/*{SUFFIX}"))
