@@ -3,14 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from anomalib_ckaad.study.jobs import Job, StudyError, read_study
-from anomalib_ckaad.study.runner import _result, _Running, check_jobs, run_study
+from anomalib_ckaad.study import run_job
+from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
+from anomalib_ckaad.study.runner import _about, _result, _Running, check_jobs, run_study
+from anomalib_ckaad.study.store import Store
 
 CONFIG: dict[str, Any] = {
     "seeds": [3, 5],
@@ -87,6 +91,7 @@ ONE = {"class_path": "Padim"}
     ("changes", "message"),
     [
         ({"seeds": 0}, r"^Expected seeds to be a number of at least 1 or a list of whole numbers, got 0\. Do"),
+        ({"seeds": [True]}, r"^Expected seeds to be a number .* got \[True\]\. Do"),
         ({"seeds": [1, 1]}, r"^Expected different seeds, got \[1, 1\]\. Do"),
         ({"seeds": "many"}, r"^Expected seeds to be a number .* got 'many'\. Do"),
         ({"method": ONE}, r"^Expected the study to have data, methods, name, seeds, trainer, got method\. Do"),
@@ -120,6 +125,7 @@ def job_of(model: dict[str, Any], data: dict[str, Any]) -> Job:
 
 
 TEXTURES = {"class_path": "anomalib_ckaad.Textures"}
+KNOWN = "anomalib_ckaad.KnownAnomalies"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +146,16 @@ TEXTURES = {"class_path": "anomalib_ckaad.Textures"}
             {"class_path": "os.path.join"},
             TEXTURES,
             r"of os\.path\.join for 'm', got a mistake: .{,80}\. Do correct it\.$",
+        ),
+        (
+            ONE,
+            {"class_path": KNOWN, "init_args": {"data": {"class_path": "Folder", "init_args": {"y": 2}}}},
+            r"of Folder for 'd', got a mistake: Option 'y' is not accepted\. Do",
+        ),
+        (
+            ONE,
+            {"class_path": KNOWN, "init_args": {"data": {"class_path": "Foldr"}}},
+            r"of Foldr for 'd', got a mistake: there is no such class\. Do",
         ),
         (ONE, {"class_path": "Folder", "init_args": {"y": 2}}, r"of Folder for 'd', got a mistake: Option 'y' is not"),
         (
@@ -178,6 +194,65 @@ def test_a_result_counts_however_its_process_ended(written: dict[str, Any], stat
     with (folder / "log.txt").open("w") as log:
         row = _result(_Running(job_of(ONE, TEXTURES), process, folder, log, "cpu"))
     assert (row["status"], row.get("error")) == (status, written.get("error"))
+
+
+def run_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run the one job of a study without training; its results, and the names of the jobs that were run."""
+    run_names = []
+
+    def run_all(study: Study, missing: list[Job], store: Store, *_: Any) -> None:
+        for job in missing:
+            run_names.append(job.method)
+            folder = store.folder / "jobs" / job.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            cost = {"seconds": 7.0, "seconds_fit": 1.0, "seconds_image": 0.1, "memory_MiB": 9.0}
+            result = {"scores": {"all": {"image_AUROC": 0.5}}, "seen": [], "known": {}, "images": {}, **cost}
+            (folder / "result.json").write_text(json.dumps(result))
+            store.append(study.name, {**_about(job, folder), "status": "done", **result})
+
+    monkeypatch.setattr("anomalib_ckaad.study.runner._run_all", run_all)
+    config = write(tmp_path, seeds=1, data={"textures": TEXTURES}, methods={"PaDiM": ONE})
+    return run_study(config, tmp_path / "out"), run_names
+
+
+def test_a_result_that_a_full_disk_kept_out_of_the_store_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, run_names = run_small(monkeypatch, tmp_path)
+    assert run_names == ["PaDiM"]
+    store = tmp_path / "out" / "study.jsonl"
+    store.write_text("".join(store.read_text().splitlines(keepends=True)[:2]))  # name and plan
+    again, run_names = run_small(monkeypatch, tmp_path)
+    assert run_names == []
+    assert again[0]["seconds"] == first[0]["seconds"] == 7
+
+
+def test_a_study_whose_store_was_deleted_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_small(monkeypatch, tmp_path)
+    (tmp_path / "out" / "study.jsonl").unlink()
+    assert run_small(monkeypatch, tmp_path)[1] == ["PaDiM"]
+
+
+def test_a_job_on_a_full_disk_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        message = "unexpected pos 64 vs 0"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(run_job, "run", fail)
+    (tmp_path / "job.json").write_text(json.dumps(asdict(job_of(ONE, TEXTURES))))
+    arguments = [str(tmp_path / "job.json"), str(tmp_path / "result.json")]
+    for free, expected in (
+        (2**30, "RuntimeError: unexpected pos"),
+        (0, f"Expected room on the disk of {tmp_path}, got"),
+    ):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(SystemExit) as ended:
+            run_job.main(arguments)
+        assert str(ended.value).startswith(expected)
+        assert "RuntimeError" in capsys.readouterr().err
+        assert json.loads((tmp_path / "result.json").read_text()) == {"error": str(ended.value)}
 
 
 @pytest.mark.parametrize("name", ["max_epoch", "default_root_dir"])

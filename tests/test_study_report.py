@@ -105,6 +105,34 @@ def test_one_seed_tells_nothing_of_others(tmp_path: Path) -> None:
     table = difference_table(Results.read(write_study(tmp_path, seeds=1)), "tile")
     assert table is not None
     assert [row[""] for row in table.rows] == ["one seed"]
+    assert "as if these were independent" in table.note
+
+
+def test_images_of_one_part_widen_the_interval(tmp_path: Path) -> None:
+    def width(results: Results) -> float:
+        table = difference_table(results, "tile")
+        assert table is not None
+        low, _, high = table.rows[0]["95 % interval"].partition(" to ")
+        return float(high) - float(low)
+
+    alone = width(Results.read(write_study(tmp_path)))
+    for path in (tmp_path / "jobs").glob("*/scores.npz"):
+        np.savez(path, **dict(np.load(path)), groups=np.array([f"part {number // 5}" for number in range(30)]))
+    results = Results.read(tmp_path)
+    table = difference_table(results, "tile")
+    assert table is not None
+    assert "those of one part together (6 parts in the first seed)" in table.note
+    assert width(results) != alone
+
+
+def test_what_a_gpu_held_and_what_bins_cost_is_said(tmp_path: Path) -> None:
+    store = write_study(tmp_path) / FILE_NAME
+    assert "peak MiB of the GPU" not in main_table(Results.read(tmp_path), "tile").rows[0]
+    errors = '"errors": {"mF1": 0.004, "mAcc": 0.0, "mIoU": 0.0, "mIoU_max": 0.0}, "gpu_memory_MiB": 300.0, "seen"'
+    store.write_text(store.read_text().replace('"seen"', errors).replace('"pixel_AUPRO"', '"mF1": 0.5, "pixel_AUPRO"'))
+    table = main_table(Results.read(tmp_path), "tile")
+    assert table.rows[0]["peak MiB of the GPU"] == "300 ± 0"
+    assert "mF1 to 0.4 points are exact" in table.note
 
 
 def test_nothing_is_unseen_where_known_types_have_no_name(tmp_path: Path) -> None:
@@ -202,7 +230,18 @@ def test_failures_of_methods_that_the_config_no_longer_has_are_no_gaps(tmp_path:
     write_study(tmp_path)
     assert [row["method"] for row in Results.read(tmp_path).failed] == ["broken"]
     Store(tmp_path).plan(Study("mine", tuple(Job(method, "tile", 0, {}) for method in ("fine", "poor"))))
-    assert Results.read(tmp_path).failed == []
+    results = Results.read(tmp_path)
+    assert results.failed == []
+
+
+def test_results_of_methods_that_the_config_no_longer_has_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_study(tmp_path)
+    Store(tmp_path).plan(Study("mine", tuple(Job("fine", "tile", seed, {}) for seed in (0, 1))))
+    results = Results.read(tmp_path)
+    assert (results.methods, results.data_sets) == (["fine"], ["tile"])
+    assert "Left out what the study's config no longer has: broken on tile, fine on <script>" in caplog.text
 
 
 def test_a_damaged_file_of_scores_is_named_and_costs_its_plots_only(

@@ -49,6 +49,24 @@ def test_a_method_does_not_differ_from_itself() -> None:
     assert paired_difference([Paired(pair.first, pair.first, pair.labels, pair.names)]) == (0, 0, 0)
 
 
+def test_images_of_one_part_are_drawn_together() -> None:
+    """Ten copies of each image say no more than one, and widen nothing either."""
+    pair = make_pair(0.4, 0)
+    copies = Paired(*(np.tile(one, 10) for one in (pair.first, pair.second, pair.labels)), np.arange(600))
+    parts = np.tile(pair.names, 10)
+    alone, together = paired_difference([pair]), paired_difference([copies._replace(groups=parts)])
+    assert together == pytest.approx(alone)
+    independent = paired_difference([copies])
+    assert independent.high - independent.low < 0.5 * (together.high - together.low)
+
+
+def test_parts_with_both_kinds_of_images() -> None:
+    pair = make_pair(0.4, 0)
+    found = paired_difference([pair._replace(groups=np.arange(60) // 3)])  # one anomalous image each
+    assert found.value == pytest.approx(paired_difference([pair]).value)
+    assert found.low < found.value < found.high
+
+
 @pytest.mark.parametrize(("shift", "differs"), [(2.0, True), (0.0, False)])
 def test_intervals_tell_large_differences_from_none(shift: float, *, differs: bool) -> None:
     found = paired_difference([make_pair(shift, seed, count=150) for seed in range(3)])

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from anomalib_ckaad.study.jobs import Job, Study, StudyError
+from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
 from anomalib_ckaad.study.store import Store, missing_jobs
 
 JOBS = tuple(Job(method, "tile", seed, {"model": method}) for method in ("a", "b") for seed in (0, 1))
@@ -17,7 +18,9 @@ STUDY = Study("mine", JOBS)
 
 def row_of(job: Job, status: str = "done", **more: Any) -> dict[str, Any]:
     about = {"method": job.method, "data": job.data, "seed": job.seed, "fingerprint": job.fingerprint}
-    return {**about, "status": status, **more}
+    done = {"scores": {"all": {}}, "seen": [], "known": {}, "images": {}, "folder": f"jobs/{job.folder}"}
+    cost = {"seconds_fit": 1, "seconds_image": 0.1, "memory_MiB": 1.5}
+    return {**about, "status": status, **({**done, **cost} if status == "done" else {"error": "x"}), **more}
 
 
 def test_results_come_back_and_the_last_one_of_a_job_counts(tmp_path: Path) -> None:
@@ -151,5 +154,43 @@ def test_lines_of_something_else_are_left_out(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.append("mine", row_of(JOBS[0]))
     with store.path.open("a") as file:
-        file.write('{"a": 1}\n[1]\n')
+        file.write('{"a": 1}\n[1]\n{"plan": 3}\n{"plan": [1]}\n')
     assert len(store.check(STUDY)) == 1
+    assert store.planned() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scores": None}, {"scores": {}}, {"scores": {"all": 0.5}}, {"method": ["a"]}, {"seed": "1"}, {"images": 3}],
+)
+def test_a_result_that_lacks_something_counts_as_not_done(wrong: dict[str, Any], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append("mine", row_of(JOBS[0]))
+    store.append("mine", {**row_of(JOBS[1]), **wrong})
+    assert missing_jobs(JOBS, store.check(STUDY)) == list(JOBS[1:])
+
+
+def test_a_header_without_the_studys_name(tmp_path: Path) -> None:
+    (tmp_path / "study.jsonl").write_text('{"format": 1}\n')
+    with pytest.raises(StudyError, match=r"^Expected .* to be the store of a study in format 1, got another file\. Do"):
+        Store(tmp_path).check(STUDY)
+
+
+def test_another_file_of_groups_under_the_same_name(tmp_path: Path) -> None:
+    """Other groups mean other test images."""
+    groups = tmp_path / "groups.csv"
+    config = tmp_path / "mine.yaml"
+    data = {"class_path": "anomalib_ckaad.KnownAnomalies", "init_args": {"groups": str(groups)}}
+    methods = {name: {"class_path": name} for name in ("Padim", "Stfpm")}
+    config.write_text(yaml.safe_dump({"seeds": 1, "methods": methods, "data": {"tile": data}}))
+    groups.write_text("image,group\na,1\n")
+    study, store = read_study(config), Store(tmp_path / "out")
+    store.folder.mkdir()
+    store.append("mine", row_of(study.jobs[0], settings=study.jobs[0].settings))
+    assert missing_jobs(study.jobs, store.check(read_study(config))) == [study.jobs[1]]
+    groups.write_text("image,group\na,2\n")
+    with pytest.raises(StudyError, match=r"^Expected the settings that Padim on tile was run with"):
+        store.check(read_study(config))
+    config.write_text(yaml.safe_dump({"seeds": 1, "methods": {"Stfpm": methods["Stfpm"]}, "data": {"tile": data}}))
+    with pytest.raises(StudyError, match=r"^Expected the settings of tile that Padim was run with"):
+        store.check(read_study(config))

@@ -93,6 +93,20 @@ def test_categories_have_normal_images_of_their_own() -> None:
     assert metric.values_by_group == {"a": 1.0, "b": 0.5}
 
 
+def test_categories_with_images_of_one_kind_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    metric = PerGroup(
+        AccuracyAtF1Max(fields=["pred_score", "gt_label"]), lambda path: path.split("/")[0], share_normal=False
+    )
+    metric.update(batch_of([("a/0", 0.9, 0), ("a/1", 0.8, 1), ("b/0", 0.9, 0), ("c/1", 0.8, 1)]))
+    assert metric.compute() == pytest.approx(0.5)
+    assert metric.values_by_group == {"a": 0.5}
+    assert "Left b, c out of macro_AccuracyAtF1Max: all images are of one kind." in caplog.text
+    metric.reset()
+    metric.update(batch_of([("b/0", 0.9, 0)]))
+    with pytest.raises(ValueError, match=r"^Expected a group with normal and anomalous images for macro_Acc"):
+        metric.compute()
+
+
 def test_pixel_metrics_by_group() -> None:
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
     masks[1, :4], masks[2, 4:] = True, True

@@ -1,5 +1,6 @@
 """Any metric for each type of defect or each category, and the mean over them."""
 
+import logging
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from anomalib.metrics import AnomalibMetric
 from torch import Tensor, distributed, nn
 from torchmetrics import Metric
+
+logger = logging.getLogger(__name__)
 
 
 def parent_folder(path: str) -> str:
@@ -28,7 +31,8 @@ class PerGroup(AnomalibMetric, Metric):
         metric: The metric; its name with ``macro_`` before it is this one's.
         group_of: Gives the group of an image by its path; default: the name of its folder.
         share_normal: Whether normal images count in every group, as they must where groups are types of defects
-            (default). For categories, each with normal images of its own, False.
+            (default). For categories, each with normal images of its own, False; one with images of one kind alone is
+            left out of the mean, with a warning.
         prefix: Of the name.
 
     Example:
@@ -61,11 +65,13 @@ class PerGroup(AnomalibMetric, Metric):
         self.values_by_group: dict[str, float] = {}
         self._normal = inner  # sees normal images alone, if they are shared; each new group begins as its copy
         self._names: list[str] = []
+        self._kinds: dict[str, set[bool]] = {}  # of images that a group has: anomalous, normal
         self._metrics = nn.ModuleList()
 
     def _metric_of(self, name: str) -> Any:  # noqa: ANN401 - an AnomalibMetric and torchmetrics.Metric
         if name not in self._names:
             self._names.append(name)
+            self._kinds[name] = set()
             self._metrics.append(deepcopy(self._normal))
         return self._metrics[self._names.index(name)]
 
@@ -87,6 +93,7 @@ class PerGroup(AnomalibMetric, Metric):
             self._metric_of(name)
         for name, metric in zip(self._names, self._metrics, strict=True):
             own = torch.tensor([self._is_own(bad) and group == name for group, bad in zip(groups, labels, strict=True)])
+            self._kinds[name] |= set(labels[own].tolist())
             self._feed(metric, batch, own | ~labels if self.share_normal else own)
         if self.share_normal:
             self._feed(self._normal, batch, ~labels)
@@ -103,22 +110,30 @@ class PerGroup(AnomalibMetric, Metric):
         """Mean over the groups; their values are in ``values_by_group`` after it.
 
         Raises:
-            ValueError: If there is no group.
+            ValueError: If there is no group that can be measured.
         """
         if distributed.is_available() and distributed.is_initialized():
             # Every process has to take part in computing every group.
-            gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-            distributed.all_gather_object(gathered, self._names)
-            for name in sorted({name for names in gathered for name in names}):
+            gathered: list[dict[str, set[bool]]] = [{} for _ in range(distributed.get_world_size())]
+            distributed.all_gather_object(gathered, self._kinds)
+            for name, kinds in sorted((name, kinds) for one in gathered for name, kinds in one.items()):
                 self._metric_of(name)
+                self._kinds[name] |= kinds
         if not self._names:
             msg = f"Expected anomalous images for {self.name}, got none. Do add some."
             raise ValueError(msg)
-        self.values_by_group = {name: float(self._metric_of(name).compute()) for name in sorted(self._names)}
+        both = [name for name in sorted(self._names) if self.share_normal or self._kinds[name] == {False, True}]
+        if len(both) < len(self._names):
+            others = ", ".join(sorted(set(self._names) - set(both)))
+            logger.warning("Left %s out of %s: all images are of one kind.", others, self.name)
+        if not both:
+            msg = f"Expected a group with normal and anomalous images for {self.name}, got none. Do add some."
+            raise ValueError(msg)
+        self.values_by_group = {name: float(self._metric_of(name).compute()) for name in both}
         return torch.tensor(sum(self.values_by_group.values()) / len(self.values_by_group))
 
     def reset(self) -> None:
         """Forget all images and groups."""
         super().reset()
         self._normal.reset()
-        self._names, self._metrics = [], nn.ModuleList()
+        self._names, self._kinds, self._metrics = [], {}, nn.ModuleList()

@@ -31,8 +31,9 @@ class Job:
         method: Name of the method, with what varies.
         data: Name of the data set, with what varies.
         seed: Of everything random.
-        settings: ``model`` and ``data`` as ``class_path`` and ``init_args``, ``trainer``, and ``use`` of known
-            anomalies: ``train``, ``drop`` or None for what the model can do.
+        settings: ``model`` and ``data`` as ``class_path`` and ``init_args``, ``trainer``, ``use`` of known anomalies:
+            ``train``, ``drop`` or None for what the model can do; and ``files``, a hash of each file that the data's
+            arguments name for their groups, where they do.
     """
 
     method: str
@@ -103,7 +104,8 @@ def read_study(config: Path) -> Study:
 def _seeds(settings: Mapping[str, Any]) -> Sequence[int]:
     seeds = settings.get("seeds", 3)
     found = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
-    if not isinstance(found, list) or not found or any(not isinstance(one, int) or one < 0 for one in found):
+    # True and False are numbers to Python.
+    if not isinstance(found, list) or not found or any(type(one) is not int or one < 0 for one in found):
         msg = f"Expected seeds to be a number of at least 1 or a list of whole numbers, got {seeds!r}. Do correct it."
         raise StudyError(msg)
     if len(set(found)) != len(found):
@@ -171,9 +173,18 @@ def _settings_of(
     inner = data_args.get("data")
     if isinstance(inner, Mapping):
         data_args["data"] = {**inner, "init_args": {"seed": seed, **(inner.get("init_args") or {})}}
+    files = _hashes_of(data_args.get("groups"))
     return {
         "model": {"class_path": method["class_path"], "init_args": dict(method.get("init_args") or {})},
         "data": {"class_path": data["class_path"], "init_args": {"seed": seed, **data_args}},
         "trainer": {**trainer, **(method.get("trainer") or {})},
         "use": method.get("use"),
+        **({"files": files} if files else {}),
     }
+
+
+def _hashes_of(groups: object) -> dict[str, str]:
+    """Hash of a file of groups by its path: another one under the same name means other test images."""
+    if not isinstance(groups, str) or not groups.lower().endswith(".csv") or not Path(groups).is_file():
+        return {}  # a pattern; that a file is missing is found where the data are made
+    return {groups: hashlib.sha256(Path(groups).read_bytes()).hexdigest()[:12]}

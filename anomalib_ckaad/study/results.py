@@ -52,18 +52,23 @@ class Results:
         """
         store = Store(folder)
         name, rows = store.read()
+        planned = store.planned()
+        there = {tuple(row[key] for key in NAMES) for row in rows}
+        missing = [job for job in planned if job not in there]
+        if planned:  # what the config no longer has is neither a result nor a gap
+            rows, others = (
+                [row for row in rows if (tuple(row[key] for key in NAMES) in planned) is wanted]
+                for wanted in (True, False)
+            )
+            if others:
+                names = ", ".join(sorted({f"{row['method']} on {row['data']}" for row in others}))
+                logger.warning("Left out what the study's config no longer has: %s.", names)
         done = [row for row in rows if row["status"] == DONE]
         if name is None or not done:
             got = "none" if name is None else f"{len(rows)} that failed"
             msg = f"Expected the results of a study in {str(folder)!r}, got {got}. Do run `anomalib-ckaad study`."
             raise StudyError(msg)
-        there = {tuple(row[key] for key in NAMES) for row in rows}
-        planned = store.planned()
-        missing = [job for job in planned if job not in there]
-        failed = [row for row in rows if row["status"] != DONE]
-        if planned:  # what a method was called that the config no longer has is no gap
-            failed = [row for row in failed if tuple(row[key] for key in NAMES) in planned]
-        return cls(name, folder, done, failed, missing)
+        return cls(name, folder, done, [row for row in rows if row["status"] != DONE], missing)
 
     @cached_property
     def data_sets(self) -> list[str]:
@@ -129,7 +134,8 @@ class Results:
                 )
                 raise StudyError(msg)
             order = [place[path] for path in one["paths"].tolist()]
-            found.append(Paired(one["scores"], other["scores"][order], one["labels"].astype(bool), one["paths"]))
+            labels, groups = one["labels"].astype(bool), one.get("groups")
+            found.append(Paired(one["scores"], other["scores"][order], labels, one["paths"], groups))
         return found
 
 

@@ -8,11 +8,14 @@ import inspect
 import json
 import os
 import platform
+import shutil
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +32,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from anomalib_ckaad.data.images import check_image_files
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
 from anomalib_ckaad.data.known_selection import types_of
+from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.plugin import register
 from anomalib_ckaad.study.collect import Collector
 from anomalib_ckaad.study.jobs import Job, StudyError
@@ -36,6 +40,8 @@ from anomalib_ckaad.study.memory import peak_memory
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 SCORES = "scores.npz"
+ROOM = 2**20
+"""Bytes; a disk with less is full."""
 
 
 def parse(job: Job) -> Any:  # noqa: ANN401 - jsonargparse's Namespace
@@ -48,17 +54,23 @@ def parse(job: Job) -> Any:  # noqa: ANN401 - jsonargparse's Namespace
     import_bare_names()
     parsed = {}
     for kind, base, name in (("model", AnomalibModule, job.method), ("data", AnomalibDataModule, job.data)):
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(base, kind)
-        given = copy.deepcopy(job.settings[kind])  # the parser writes into what it parses
-        try:
-            parsed[kind] = (parser, parser.parse_object({kind: given}))
-        except (ArgumentError, TypeError, ValueError) as error:
-            reason = _last_problem(str(error))
-            path = job.settings[kind]["class_path"]
-            msg = f"Expected arguments of {path} for {name!r}, got a mistake: {reason}. Do correct it."
-            raise StudyError(msg) from error
+        given = job.settings[kind]
+        inner = given["init_args"].get("data")
+        if isinstance(inner, Mapping) and "class_path" in inner:  # for its mistakes, which the outer class's hide
+            _parse(base, kind, name, inner)
+        parsed[kind] = _parse(base, kind, name, given)
     return parsed
+
+
+def _parse(base: type, kind: str, name: str, given: Mapping[str, Any]) -> tuple[ArgumentParser, Any]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, kind)
+    try:
+        return parser, parser.parse_object({kind: copy.deepcopy(dict(given))})  # which it writes into
+    except (ArgumentError, TypeError, ValueError) as error:
+        reason = _last_problem(str(error))
+        msg = f"Expected arguments of {given['class_path']} for {name!r}, got a mistake: {reason}. Do correct it."
+        raise StudyError(msg) from error
 
 
 def _last_problem(message: str) -> str:
@@ -70,7 +82,7 @@ def _last_problem(message: str) -> str:
     words = " ".join(message.split())
     if "Expected a dot import path string" in words:
         return "there is no such class"
-    found = words.split(" Given value")[0].rpartition("': ")[2][:300].rstrip(" .")
+    found = words.split(" Given value")[0].rpartition("': ")[2].split(" - Expected a <class")[0][:300].rstrip(" .")
     return "it is none of anomalib's kind" if "Does not validate against any" in found else found
 
 
@@ -117,6 +129,7 @@ def run(job: Job, output: Path) -> dict[str, Any]:
     Raises:
         StudyError: If model or data cannot be made, or the training would have no end.
     """
+    begin = time.perf_counter()
     # Before the model is built: its weights are drawn then.
     pl.seed_everything(job.seed, workers=True, verbose=False)
     model, data = build(job)
@@ -134,13 +147,13 @@ def run(job: Job, output: Path) -> dict[str, Any]:
         )
         raise StudyError(msg)
     engine = Engine(**trainer, default_root_dir=output, callbacks=[collector])
-    begin = time.perf_counter()
+    fit_begin = time.perf_counter()
     engine.fit(model, datamodule=data)
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - fit_begin
     engine.predict(model, datamodule=data, return_predictions=False)
     threshold = _threshold(model)
     rows = collector.rows(threshold)
-    _save_scores(output / SCORES, collector, samples, threshold)
+    _save_scores(output / SCORES, collector, samples, threshold, getattr(data, "group_of", None))
     drawn = getattr(data, "drawn_types", {})
     return {
         "scores": rows,
@@ -148,6 +161,8 @@ def run(job: Job, output: Path) -> dict[str, Any]:
         "known": drawn if getattr(data, "known_types", {}) else {},
         "images": {"train": len(data.train_data), "validation": len(data.val_data), "test": len(samples)},
         "parameters": sum(one.numel() for one in model.parameters()),
+        "errors": {name: error for name, (_, error) in _threshold_range(collector).items()},
+        "seconds": time.perf_counter() - begin,
         "seconds_fit": seconds,
         # The first batches warm up.
         "seconds_image": float(np.median(collector.seconds[len(collector.seconds) // 4 :])),
@@ -165,8 +180,20 @@ def _threshold(model: AnomalibModule) -> float:
     return float("nan") if found is None else float(found)
 
 
-def _save_scores(path: Path, collector: Collector, samples: Any, threshold: float) -> None:  # noqa: ANN401
-    """Scores and small maps of all images, and curves by type, for the report."""
+def _threshold_range(collector: Collector) -> dict[str, tuple[float, float]]:
+    """mF1, mAcc, mIoU and mIoU_max of all images, each with what it may be wrong by; empty without masks."""
+    curves = collector.curves()
+    return curves[ALL_TYPES].threshold_range() if curves else {}
+
+
+def _save_scores(
+    path: Path,
+    collector: Collector,
+    samples: Any,  # noqa: ANN401
+    threshold: float,
+    group_of: Callable[[str], str] | None,
+) -> None:
+    """Scores and small maps of all images, what each shows, and curves by type, for the report."""
     masks = samples.set_index("image_path").get("mask_path")
     curves: dict[str, Any] = {}
     for name, counts in collector.curves().items():
@@ -183,6 +210,7 @@ def _save_scores(path: Path, collector: Collector, samples: Any, threshold: floa
         paths=np.array(collector.paths),
         masks=np.array([str(masks.get(one) or "") if masks is not None else "" for one in collector.paths]),
         types=np.array([collector.types.get(one, "") for one in collector.paths]),
+        groups=np.array([group_of(one) if group_of else one for one in collector.paths]),
         scores=np.array(collector.scores),
         labels=np.array(collector.labels),
         threshold=np.array(threshold),
@@ -199,12 +227,16 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     given: Mapping[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     try:
-        result = run(Job(**given), target.parent)
-    except Exception as error:  # whatever it is, it belongs into the study's results; the log has the traceback
-        reason = reason_of(error)
-        _write(target, {"error": f"{type(error).__name__}: {reason[:2000]}"})
-        raise
-    _write(target, result)
+        _write(target, run(Job(**given), target.parent))
+    except Exception as error:  # noqa: BLE001 - whatever it is belongs into the study's results; the log has it all
+        reason = f"{type(error).__name__}: {reason_of(error)[:2000]}"
+        if shutil.disk_usage(target.parent).free < ROOM:  # which torch reports in words of its own
+            folder = target.parent
+            reason = f"Expected room on the disk of {folder}, got none left ({reason}). Do make room, and start again."
+        with suppress(OSError):
+            _write(target, {"error": reason})
+        traceback.print_exc()
+        sys.exit(reason)  # the log's last line
 
 
 def reason_of(error: BaseException) -> str:

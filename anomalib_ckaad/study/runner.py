@@ -73,9 +73,11 @@ def run_study(
     if missing or store.planned() != [job.name for job in study.jobs]:
         check_jobs(missing)
         with store.locked(), _ended_in_order():
+            missing = missing_jobs(study.jobs, store.check(study))
+            begun = store.planned()
             store.plan(study)
-            for job in missing:  # what a full disk kept out of the store
-                if (row := _kept_result(job, output)) is not None:
+            for job in missing:  # what a full disk kept out of the store; where the store was deleted, all is run anew
+                if job.name in begun and (row := _kept_result(job, output)) is not None:
                     store.append(study.name, row)
             missing = missing_jobs(study.jobs, store.check(study))
             _run_all(study, missing, store, jobs, devices)
@@ -105,7 +107,7 @@ def _kept_result(job: Job, output: Path) -> dict[str, Any] | None:
     """The result of a job that ended, and whose line is missing in the store."""
     target = output / "jobs" / job.folder / "result.json"
     found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
-    return {**_about(job, target.parent, 0.0), "status": DONE, **found} if "scores" in found else None
+    return {**_about(job, target.parent), "status": DONE, **found} if "scores" in found else None
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
@@ -221,7 +223,7 @@ def _with_device(job: Job, device: str) -> dict[str, Any]:
     return {**asdict(job), "settings": settings}
 
 
-def _about(job: Job, folder: Path, seconds: float) -> dict[str, Any]:
+def _about(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "method": job.method,
         "data": job.data,
@@ -229,14 +231,13 @@ def _about(job: Job, folder: Path, seconds: float) -> dict[str, Any]:
         "fingerprint": job.fingerprint,
         "settings": dict(job.settings),
         "folder": str(folder.relative_to(folder.parents[1])),
-        "seconds": seconds,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
 
 
 def _result(one: _Running) -> dict[str, Any]:
     one.log.close()
-    about = _about(one.job, one.folder, time.perf_counter() - one.begin)
+    about = {**_about(one.job, one.folder), "seconds": time.perf_counter() - one.begin}
     target = one.folder / "result.json"
     if target.exists():
         result = json.loads(target.read_text(encoding="utf-8"))

@@ -22,12 +22,22 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Scores (N,) that two methods gave the same test images, which are anomalous (N,), and the images' names (N,)."""
+    """Scores that two methods gave the same test images.
+
+    Attributes:
+        first: (N,).
+        second: (N,).
+        labels: Which images are anomalous (N,).
+        names: Of the images (N,).
+        groups: Names of what they show, such as a patient or a part (N,); those of one group are drawn together. None:
+            each image is a group of its own.
+    """
 
     first: Array
     second: Array
     labels: npt.NDArray[np.bool_]
     names: npt.NDArray[Any]
+    groups: npt.NDArray[Any] | None = None
 
 
 def weighted_auroc(scores: Array, labels: npt.NDArray[np.bool_], weights: Array) -> Array:
@@ -58,9 +68,9 @@ def weighted_auroc(scores: Array, labels: npt.NDArray[np.bool_], weights: Array)
 def paired_difference(pairs: Sequence[Paired], replicates: int = REPLICATES, seed: int = 0) -> Interval:
     """Mean over seeds of the difference in AUROC of two methods, with a 95 % bootstrap interval.
 
-    Seeds are drawn with replacement, and normal and anomalous images, as many as there are: the same for both methods,
-    and for all seeds, as an image that is hard is so for each of them. Says what other seeds and other images of the
-    same kind would do, not what other data sets would.
+    Seeds are drawn with replacement, and groups of images, as many as there are with normal, with anomalous and with
+    both kinds of images: the same for both methods, and for all seeds, as an image that is hard is so for each of them.
+    Says what other seeds and other images of the same kind would do, not what other data sets would.
 
     Args:
         pairs: One a seed.
@@ -73,7 +83,9 @@ def paired_difference(pairs: Sequence[Paired], replicates: int = REPLICATES, see
     generator = np.random.default_rng(seed)
     values, resampled = [], []
     names, first = np.unique(np.concatenate([pair.names for pair in pairs]), return_index=True)
-    drawn = _draw(np.concatenate([pair.labels for pair in pairs])[first], replicates, generator)
+    labels = np.concatenate([pair.labels for pair in pairs])[first]
+    groups = np.concatenate([pair.names if pair.groups is None else pair.groups for pair in pairs])[first]
+    drawn = _draw(labels, groups, replicates, generator)
     for pair in pairs:
         weights = np.vstack([np.ones(len(pair.labels)), drawn[:, np.searchsorted(names, pair.names)]])
         difference = weighted_auroc(pair.first, pair.labels, weights) - weighted_auroc(
@@ -88,13 +100,18 @@ def paired_difference(pairs: Sequence[Paired], replicates: int = REPLICATES, see
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
-def _draw(labels: npt.NDArray[np.bool_], replicates: int, generator: np.random.Generator) -> Array:
-    """How often each image comes in each resampled test set (R, N)."""
-    weights = np.zeros((replicates, len(labels)))
-    for kind in (labels, ~labels):
+def _draw(
+    labels: npt.NDArray[np.bool_], groups: npt.NDArray[Any], replicates: int, generator: np.random.Generator
+) -> Array:
+    """How often each image comes in each resampled test set (R, N): as often as its group."""
+    found, place = np.unique(groups, return_inverse=True)
+    anomalous, normal = (np.bincount(place, weights=kind, minlength=len(found)) > 0 for kind in (labels, ~labels))
+    weights = np.zeros((replicates, len(found)))
+    for kind in (anomalous & ~normal, normal & ~anomalous, anomalous & normal):
         count = int(kind.sum())
-        weights[:, kind] = generator.multinomial(count, np.full(count, 1 / count), size=replicates)
-    return weights
+        if count:
+            weights[:, kind] = generator.multinomial(count, np.full(count, 1 / count), size=replicates)
+    return weights[:, place]
 
 
 class Ranks(NamedTuple):

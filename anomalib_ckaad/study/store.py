@@ -14,14 +14,27 @@ FILE_NAME = "study.jsonl"
 FORMAT = 1
 DONE, FAILED = "done", "failed"
 NAMES = ("method", "data", "seed")
+KINDS = {"method": str, "data": str, "seed": int, "status": str, "fingerprint": str}
+"""What every result has."""
+KINDS_DONE = {
+    "scores": dict,
+    "seen": list,
+    "known": dict,
+    "images": dict,
+    "folder": str,
+    "seconds_fit": float,
+    "seconds_image": float,
+    "memory_MiB": float,
+}
+"""What that of a job has besides which is done."""
 
 
 class Store:
     """The results of one study in a folder.
 
     The first line names the study; every other is the result of a job, the last one of a job counting, or the study's
-    plan, the names of all its jobs. A line that was cut off, as by a power failure, is left out, and its job counts as
-    not done.
+    plan, the names of all its jobs. A line that was cut off, as by a power failure, or that lacks what a result has, is
+    left out, and its job counts as not done.
 
     Args:
         folder: The study's folder.
@@ -43,21 +56,20 @@ class Store:
         if not lines:
             return None, []
         header = lines[0]
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
+        if not isinstance(header, dict) or header.get("format") != FORMAT or "study" not in header:
             msg = (
                 f"Expected {self.path} to be the store of a study in format {FORMAT}, got another file. "
                 "Do give another --output."
             )
             raise StudyError(msg)
-        whole = [row for row in lines[1:] if isinstance(row, dict) and row.keys() >= {*NAMES, "status", "fingerprint"}]
-        rows = {tuple(row[name] for name in NAMES): row for row in whole}
+        rows = {tuple(row[name] for name in NAMES): row for row in lines[1:] if _is_result(row)}
         return str(header["study"]), list(rows.values())
 
     def planned(self) -> list[tuple[str, str, int]]:
         """Names of all jobs of the study as it was last started."""
         lines = self._whole_lines() if self.path.exists() else []
-        plans = [line["plan"] for line in lines if isinstance(line, dict) and "plan" in line]
-        return [(method, data, seed) for method, data, seed in plans[-1]] if plans else []
+        plans = [line["plan"] for line in lines if isinstance(line, dict) and isinstance(line.get("plan"), list)]
+        return [tuple(job) for job in plans[-1] if isinstance(job, list) and len(job) == len(NAMES)] if plans else []
 
     def plan(self, study: Study) -> None:
         """Note the names of all jobs, so that a report can tell which are missing.
@@ -91,7 +103,7 @@ class Store:
             msg = f"Expected {self.folder} to hold the study {study.name!r}, got {name!r}. Do give another --output."
             raise StudyError(msg)
         wanted = {job.name: job.fingerprint for job in study.jobs}
-        data_of = {(job.data, job.seed): _plain(job.settings.get("data")) for job in study.jobs}
+        data_of = {(job.data, job.seed): _data_of(job.settings) for job in study.jobs}
         for row in rows:
             key = (row["method"], row["data"], row["seed"])
             # What failed has no result that could be mixed with others: its config may be corrected.
@@ -102,7 +114,7 @@ class Store:
                     "another --output."
                 )
                 raise StudyError(msg)
-            data = _plain(row.get("settings", {}).get("data"))
+            data = _data_of(row.get("settings", {}))
             # Of a method that the config no longer has, its table would still be on the same page.
             if row["status"] == DONE and data_of.get((row["data"], row["seed"]), data) != data:
                 msg = (
@@ -157,9 +169,20 @@ class Store:
             yield
 
 
-def _plain(settings: object) -> str:
-    """Settings as they are read back."""
-    return json.dumps(settings, sort_keys=True, default=str)
+def _is_result(line: object) -> bool:
+    """Whether a line of a store has all that a report reads."""
+    if not isinstance(line, dict):
+        return False
+    kinds = {**KINDS, **(KINDS_DONE if line.get("status") == DONE else {"error": str})}
+    if not all(isinstance(line.get(name), (int, float) if kind is float else kind) for name, kind in kinds.items()):
+        return False
+    scores = line["scores"] if line["status"] == DONE else {"all": {}}
+    return "all" in scores and all(isinstance(row, dict) for row in scores.values())
+
+
+def _data_of(settings: Mapping[str, Any]) -> str:
+    """Settings that test images depend on, as they are read back."""
+    return json.dumps([settings.get("data"), settings.get("files")], sort_keys=True, default=str)
 
 
 def missing_jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> list[Job]:

@@ -69,6 +69,8 @@ def main_table(results: Results, data: str) -> Table:
         row["training, s"] = spread([run["seconds_fit"] for run in runs], 0)
         row["ms an image"] = spread([1000 * run["seconds_image"] for run in runs])
         row["peak MiB"] = spread([run["memory_MiB"] for run in runs], 0)
+        if any(run.get("gpu_memory_MiB") for run in results.done):
+            row["peak MiB of the GPU"] = spread([run.get("gpu_memory_MiB", 0.0) for run in runs], 0)
         rows.append(row)
     some = results.rows(data, rows[0]["method"])[0]
     note = (
@@ -76,6 +78,14 @@ def main_table(results: Results, data: str) -> Table:
         f"training images, {some['images']['test']} test images (first seed); {some['machine']}, "
         f"{some['threads']} threads a job."
     )
+    errors = {
+        name: max(run.get("errors", {}).get(name, 0.0) for run in results.done if run["data"] == data)
+        for name in ("mF1", "mAcc", "mIoU", "mIoU_max")
+        if name in shown
+    }
+    if any(errors.values()):
+        known = ", ".join(f"{SHOWN[name]} to {100 * error:.1f}" for name, error in errors.items())
+        note += f" As pixels are counted in bins, {known} points are exact at worst."
     return Table(f"{data}: all types", note, rows)
 
 
@@ -128,10 +138,19 @@ def difference_table(results: Results, data: str) -> Table | None:
         return None
     note = (
         "Image AUROC in percentage points, both methods on the same images; the interval is a bootstrap over seeds and "
-        "over normal and anomalous test images, as if these were independent: several images of one part make it too "
-        "narrow, and so do two or three seeds. It does not correct for the number of comparisons."
+        f"over normal and anomalous test images, {_drawn_together(results, data)}. Two or three seeds make it too "
+        "narrow. It does not correct for the number of comparisons."
     )
     return Table(f"{data}: paired differences to {best}", note, rows)
+
+
+def _drawn_together(results: Results, data: str) -> str:
+    """Whether intervals know which images show the same part."""
+    found = [scores for row in results.done if row["data"] == data and (scores := results.scores(row))]
+    if all(len(set(scores.get("groups", scores["paths"]).tolist())) == len(scores["paths"]) for scores in found):
+        return "as if these were independent: several images of one part make it too narrow"
+    count = len(set(found[0].get("groups", found[0]["paths"]).tolist()))
+    return f"those of one part together ({count} parts in the first seed)"
 
 
 def ranks_of(results: Results, metric: str) -> Ranks | None:

@@ -23,6 +23,7 @@ BACKBONE: dict[str, Any] = {
     "layers": [2, 3],
     "image_size": 64,
 }
+GROUPS = r"([^/]+/[^/]+)\.png$"  # folder and name: each image by itself
 
 
 def config_of(folder: Path, **methods: Any) -> Path:
@@ -37,7 +38,7 @@ def config_of(folder: Path, **methods: Any) -> Path:
         "eval_batch_size": 4,
     }
     inner = {"class_path": "anomalib_ckaad.Textures", "init_args": textures}
-    known = {"count": 2, "types": ["scratch"], "data": inner}
+    known = {"count": 2, "types": ["scratch"], "data": inner, "groups": GROUPS}
     settings = {
         "seeds": [0, 1],
         "trainer": {"max_epochs": 1},
@@ -96,6 +97,8 @@ def test_all_methods_of_a_seed_see_the_same_images_and_no_known_one(study: Path)
         tested = [np.load(study / "out" / row["folder"] / SCORES)["paths"].tolist() for row in rows]
         assert all(paths == tested[0] for paths in tested)
         assert sum("/scratch/" in path for path in tested[0]) == 1  # two of three are known
+        groups = np.load(study / "out" / rows[0]["folder"] / SCORES)["groups"].tolist()
+        assert groups == ["/".join(Path(path).with_suffix("").parts[-2:]) for path in tested[0]]
         assert len({json.dumps(row["images"]) for row in rows}) == 1
 
 
