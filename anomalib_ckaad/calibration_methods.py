@@ -13,6 +13,7 @@ from anomalib_ckaad.data.batches_again import batches_of_known, may_be_last_epoc
 from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
 from anomalib_ckaad.known_directions import StandingOut, emphasis_of
 from anomalib_ckaad.objectives import Objective
+from anomalib_ckaad.precision import is_worthwhile
 from anomalib_ckaad.preprocessing import prepare
 from anomalib_ckaad.torch_model import CkaadModel
 
@@ -33,6 +34,7 @@ class CalibrationMethods:
     pre_processor: Any
     calibrate: bool
     emphasize_known: bool
+    autocast: bool | None
     _use_bfloat16: bool
     _features: Callable[..., list[Tensor]]
     _calibrated_at: int = -1
@@ -89,6 +91,7 @@ class CalibrationMethods:
             images, labels = images_and_labels(batch, torch.float32)
             images = prepare(self.pre_processor, images).to(self.dtype)  # in this order, as training has them
             # Those of a training in bfloat16 are others: kept besides, they would take twice as much again.
-            names = [None if self._use_bfloat16 else name for name in paths_of(batch)]
+            other = self._use_bfloat16 and is_worthwhile(self.autocast, images)
+            names = [None if other else name for name in paths_of(batch)]
             features = self._features(images, names, "train_data")
             yield features, self.model.auto_encoder(features), labels

@@ -223,15 +223,30 @@ def scores_of(part: Part, steps: int, seed: int) -> dict[str, dict[str, float]]:
     for name, (make, top_k) in WAYS.items():
         maps_of = make(of_normal)
         maps = torch.cat([join_stages(maps_of(f, g), (SIZE, SIZE)) for f, g in of_test])
-        ranks = image_score(maps, top_k).argsort().argsort() / len(
-            maps
-        )  # binary_auroc's sigmoid would tie large scores
-        found[name] = {"AUROC": 100 * float(binary_auroc(ranks, torch.tensor(part.labels).long()))}
-        if masks is not None:
-            metric = PixelMetric()
-            metric.update(maps, masks)
-            found[name]["AUPRO"] = 100 * metric.counts().aupro()[0]
+        found[name] = metrics_of(maps, part, masks, top_k)
     return found
+
+
+def metrics_of(maps: Tensor, part: Part, masks: Tensor | None, top_k: TopK) -> dict[str, float]:
+    """AUROC of image scores, and with masks AUPRO, in percent."""
+    # binary_auroc's sigmoid would tie large scores.
+    ranks = image_score(maps, top_k).argsort().argsort() / len(maps)
+    found = {"AUROC": 100 * float(binary_auroc(ranks, torch.tensor(part.labels).long()))}
+    if masks is not None:
+        metric = PixelMetric()
+        metric.update(maps, masks)
+        found["AUPRO"] = 100 * metric.counts().aupro()[0]
+    return found
+
+
+def parts_of(options: argparse.Namespace, folder: Path, seed: int, known: int = 0) -> dict[str, Part]:
+    """The parts of the data that there are."""
+    parts = {"brick": brick(folder, seed, known)}
+    if options.data is not None:
+        parts["chest"] = chest(options.data, seed)
+        if options.groups is not None:
+            parts["tile"] = tile(options.data, options.groups)
+    return parts
 
 
 def make_parser(description: str | None, section: str) -> argparse.ArgumentParser:
@@ -252,12 +267,7 @@ def main() -> None:
     found: dict[str, list[dict[str, dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            parts = {"brick": brick(Path(folder), seed)}
-            if options.data is not None:
-                parts["chest"] = chest(options.data, seed)
-                if options.groups is not None:
-                    parts["tile"] = tile(options.data, options.groups)
-            for name, part in parts.items():
+            for name, part in parts_of(options, Path(folder), seed).items():
                 found.setdefault(name, []).append(scores_of(part, options.steps, seed))
     rows = []
     for way in WAYS:

@@ -1,18 +1,20 @@
 """How time and memory of training grow with the number of images, their size and the backbone, at three sizes each.
 
-    python benchmarks/growth.py [--threads 2] [--counts 40 80 160] [--sizes 128 256 384] [--report docs/speed.md]
-        [--plot docs/images/growth.png] [--assumed-tflops 100]
+    python benchmarks/growth.py [--rounds 3] [--threads 2] [--counts 40 80 160] [--sizes 128 256 384]
+        [--report docs/speed.md] [--plot docs/images/growth.png] [--assumed-tflops 100]
 
 Every training is a process of its own: two epochs through anomalib's engine, with 16 normal images and 16 known
 anomalies a batch, stages 2 3, no cache of features, random weights, of which the second epoch is timed, its validation
-included. What does not vary is 80 images of 256x256 and ResNet18. What a million images would take is arithmetic, and
-labeled as such: on this machine from the seconds an image; on eight GPUs from the counted operations an image and a
-throughput that is assumed, not measured. The last line is a JSON object.
+included. What does not vary is 80 images of 256x256 and ResNet18. Every round runs each training once, so that a busy
+machine slows all of them alike; seconds and memory are medians over rounds. What a million images would take is
+arithmetic, and labeled as such: on this machine from the seconds an image; on eight GPUs from the counted operations an
+image and a throughput that is assumed, not measured. The last line is a JSON object.
 """
 
 import argparse
 import json
 import logging
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,7 @@ from typing import Any
 
 import torch
 from cache import BATCH, STAGES, run
-from machine import describe_machine, publish, write_images
+from machine import describe_machine, publish, spread, write_images
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import PackageStep
@@ -48,13 +50,30 @@ def train_once(options: argparse.Namespace) -> dict[str, float]:
     return {"seconds": timer.seconds, "memory": peak_memory()}
 
 
-def measure(case: dict[str, Any], threads: int) -> dict[str, Any]:
-    """One training in a process of its own."""
+def measure(case: dict[str, Any], threads: int) -> dict[str, float]:
+    """Seconds and peak memory of one training in a process of its own."""
     arguments = ["--one", "--images", case["images"], "--image-size", case["size"], "--backbones", case["backbone"]]
     command = [sys.executable, __file__, *map(str, arguments), "--threads", str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**case, **found, "seconds_an_image": found["seconds"] / case["images"], "flop_an_image": count_flop(case)}
+    return found
+
+
+def measure_all(cases: list[dict[str, Any]], rounds: int, threads: int) -> list[dict[str, Any]]:
+    """Each case with its medians; one that is there several times is measured once a round."""
+    keys = [json.dumps(case, sort_keys=True) for case in cases]
+    runs: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
+    for _ in range(rounds):
+        for key, found in runs.items():
+            found.append(measure(json.loads(key), threads))
+    rows = []
+    for case, key in zip(cases, keys, strict=True):
+        seconds = [one["seconds"] for one in runs[key]]
+        median = statistics.median(seconds)
+        memory = statistics.median(one["memory"] for one in runs[key])
+        rows.append({**case, "seconds": median, "all_seconds": seconds, "memory": memory})
+        rows[-1] |= {"seconds_an_image": median / case["images"], "flop_an_image": count_flop(case)}
+    return rows
 
 
 def count_flop(case: dict[str, Any]) -> float:
@@ -71,6 +90,7 @@ def parse() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--counts", type=int, nargs=3, default=(40, 80, 160), help="default: 40 80 160")
     parser.add_argument("--sizes", type=int, nargs=3, default=(128, 256, 384), help="default: 128 256 384")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, help="default: three from small to large")
@@ -83,7 +103,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="picture to write")
     parser.add_argument("--report", type=Path, help="Markdown file whose section `growth` gets the table")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"Expected --rounds of at least 1, got {options.rounds}. Do leave it out for 3.")
+    return options
 
 
 def draw(groups: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -122,22 +145,24 @@ def main() -> None:
         return
     usual = {"images": options.images, "size": options.image_size, "backbone": options.usual_backbone}
     varied = {"images": options.counts, "size": options.sizes, "backbone": options.backbones}
-    groups = {
-        name: [measure({**usual, name: value}, options.threads) for value in values] for name, values in varied.items()
-    }
+    cases = [(name, {**usual, name: value}) for name, values in varied.items() for value in values]
+    measured = measure_all([case for _, case in cases], options.rounds, options.threads)
+    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in varied}
+    for (name, _), row in zip(cases, measured, strict=True):
+        groups[name].append(row)
     rows = [
         {
             "varied": name,
             "images": str(row["images"]),
             "size": str(row["size"]),
             "backbone": row["backbone"],
-            "epoch, s": f"{row['seconds']:.2f}",
+            "epoch, s": spread(row["all_seconds"]),
             "ms an image": f"{1e3 * row['seconds_an_image']:.1f}",
             "GFLOP an image": f"{row['flop_an_image'] / 1e9:.1f}",
             "peak memory, MiB": f"{row['memory']:.0f}",
         }
-        for name, measured in groups.items()
-        for row in measured
+        for name, group in groups.items()
+        for row in group
     ]
     computed = {row["backbone"]: arithmetic(row, options.assumed_tflops) for row in groups["backbone"]}
     sentences = " ".join(
@@ -146,7 +171,8 @@ def main() -> None:
         for name, hours in computed.items()
     )
     text = (
-        f"{markdown_table(rows)}\n\n{describe_machine(options.threads)}.\n\n"
+        f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds; "
+        f"{describe_machine(options.threads)}.\n\n"
         f"Arithmetic for a million normal images, nothing of which was run: images times seconds an image; on {GPUS} "
         f"GPUs images times operations an image / ({GPUS} x {options.assumed_tflops:g} TFLOP/s, an assumed throughput "
         f"of each, reading of images left out). {sentences}"

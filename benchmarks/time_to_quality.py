@@ -186,7 +186,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="default: %(default)s")
     parser.add_argument("--weights", default="package", help="as Ckaad's, or `none`; default: %(default)s")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
-    parser.add_argument("--report", type=Path, help="Markdown file whose section `time-to-quality` gets the table")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
+    parser.add_argument("--section", default="time-to-quality", help="of the report; default: %(default)s")
     options = parser.parse_args()
     if not (options.data / "train" / "PNEUMONIA").is_dir():
         parser.error(f"Expected train/PNEUMONIA in {options.data}, got no such folder. Do give the data set's folder.")
@@ -233,7 +234,7 @@ def main() -> None:
         summary["ratio"] = medians["paper"] / medians["package"]
         bound = "" if passed["paper"] else "at least "
         text += f" Median of the paper's by the package's seconds: {bound}{summary['ratio']:.1f}."
-    publish(text, {**summary, "runs": found}, options.report, "time-to-quality")
+    publish(text, {**summary, "runs": found}, options.report, options.section)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ The plain step is ``plain_step.py``: the reference's order of computation in flo
 have the same images and weights that began alike; weights are random, which changes no time. Every round does one of
 each, one more with the features given as the feature cache gives them, and matrix products in the step's precision, so
 that a busy machine slows all of them alike; ratios are medians over rounds. Multiply-adds are counted by torch, two
-operations each. Memory is the peak of a process that does two steps of one kind. The last line is a JSON object.
+operations each. The bound is the ratio that a step at the matrix product's FLOP/s would have. Memory is the peak of a
+process that does two steps of one kind; of one that holds the weights, their gradients and what Adam keeps, and does
+no step; and of one that imports the package alone. The last line is a JSON object.
 """
 
 import argparse
@@ -36,6 +38,8 @@ from anomalib_ckaad.torch_model import CkaadModel
 
 MATRIX_SIDE = 4096
 LEARNING_RATES = (1e-3, 1e-4)
+KINDS = ("plain", "package", "state", "nothing")
+"""What a process whose memory is measured does."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +154,13 @@ def measure(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dic
     values["flops_share"] = [
         operations / one / other for one, other in zip(values["package"], values["matrix"], strict=True)
     ]
+    values["bound"] = [one / other for one, other in zip(values["ratio"], values["flops_share"], strict=True)]
     values["operations"] = [operations]
     return values
 
 
 def measure_memory(name: str, kind: str, options: argparse.Namespace) -> float:
-    """Peak memory in MiB of a process that does two steps of a kind, or none for kind ``nothing``."""
+    """Peak memory in MiB of a process that does two steps of a kind, or none for ``state`` and ``nothing``."""
     arguments = ["--steps-of", kind, "--backbones", name, "--image-size", options.image_size]
     command = [sys.executable, __file__, *map(str, arguments), "--threads", str(options.threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -168,6 +173,13 @@ def two_steps(setup: Setup, kind: str, size: int, *, bfloat16: bool) -> None:
         return
     images, is_anomalous = make_batch(setup, size)
     model, discriminator = build_model(setup)
+    if kind == "state":
+        step = PackageStep(model, discriminator, bfloat16=bfloat16)
+        for optimizer in (step.of_auto_encoder, step.of_discriminator):
+            for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()  # makes its moments
+        return
     plain = PlainStep(model, discriminator, *LEARNING_RATES) if kind == "plain" else None
     package = None if plain else PackageStep(model, discriminator, bfloat16=bfloat16)
     del model, discriminator
@@ -186,12 +198,15 @@ def row_of(name: str, values: dict[str, list[float]], memory: dict[str, float]) 
         "plain, s": spread(values["plain"]),
         "package, s": spread(values["package"]),
         "ratio": spread(values["ratio"]),
+        "bound of the ratio": spread(values["bound"]),
         "with features cached, s": spread(values["cached"]),
         "ratio, cached": spread(values["ratio_cached"]),
         "GFLOP a step": f"{values['operations'][0] / 1e9:.0f}",
         "share of the matrix product's FLOP/s": spread(values["flops_share"]),
         "matrix product, GFLOP/s": spread(values["matrix"], 1e-9),
-        "peak memory, MiB: plain, package, imports alone": ", ".join(f"{value:.0f}" for value in memory.values()),
+        "peak memory, MiB: plain, package, state alone, imports alone": ", ".join(
+            f"{value:.0f}" for value in memory.values()
+        ),
     }
 
 
@@ -204,7 +219,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="default: auto")
     parser.add_argument("--report", type=Path, help="Markdown file whose section `training-step` gets the table")
-    parser.add_argument("--steps-of", choices=("plain", "package", "nothing"), help=argparse.SUPPRESS)
+    parser.add_argument("--steps-of", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 2:  # noqa: PLR2004  # quartiles need two values
         parser.error(f"Expected --rounds of at least 2, got {options.rounds}. Do leave it out for 7.")
@@ -225,10 +240,11 @@ def main() -> None:
     rows: list[dict[str, str]] = []
     found: dict[str, dict[str, Any]] = {}
     for name in options.backbones:
-        memory = {kind: measure_memory(name, kind, options) for kind in ("plain", "package", "nothing")}
+        memory = {kind: measure_memory(name, kind, options) for kind in KINDS}
         values = measure(SETUPS[name], options, bfloat16=bfloat16)
         rows.append(row_of(name, values, memory))
-        found[name] = {key: statistics.median(values[key]) for key in ("ratio", "ratio_cached", "flops_share")}
+        shown = ("ratio", "ratio_cached", "flops_share", "bound")
+        found[name] = {key: statistics.median(values[key]) for key in shown}
         found[name]["memory_ratio"] = memory["package"] / memory["plain"]
         found[name] |= {"machine": describe_machine(options.threads), "precision": precision, "mebibytes": memory}
         found[name] |= {"operations": values["operations"][0], "matrix_flops": statistics.median(values["matrix"])}

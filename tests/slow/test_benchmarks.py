@@ -55,8 +55,10 @@ def test_training_step(precision: str, tmp_path: Path) -> None:
     options = ["--rounds", 2, "--image-size", 64, "--threads", 1, "--backbones", "resnet18", "--precision", precision]
     found, report = run("training_step", tmp_path, *options)
     assert set(found) == {"resnet18"}
-    for name in ("ratio", "ratio_cached", "flops_share", "memory_ratio"):
+    for name in ("ratio", "ratio_cached", "flops_share", "memory_ratio", "bound"):
         assert 0 < found["resnet18"][name] < 100
+    memory = found["resnet18"]["mebibytes"]
+    assert memory["nothing"] < memory["state"] < memory["package"]
     assert "<!-- begin training-step -->" in report
 
 
@@ -75,9 +77,27 @@ def test_cache(tmp_path: Path) -> None:
 
 def test_growth(tmp_path: Path) -> None:
     plot = tmp_path / "growth.png"
-    options = ["--counts", 20, 40, 60, "--sizes", 64, 96, 128, "--images", 20, "--image-size", 64, "--threads", 1]
+    options = [
+        "--rounds",
+        2,
+        "--counts",
+        20,
+        40,
+        60,
+        "--sizes",
+        64,
+        96,
+        128,
+        "--images",
+        20,
+        "--image-size",
+        64,
+        "--threads",
+        1,
+    ]
     found, report = run("growth", tmp_path, *options, "--backbones", "resnet10t", "resnet18", "--plot", plot)
     assert [len(rows) for rows in found["groups"].values()] == [3, 3, 2]
+    assert found["groups"]["images"][0] == found["groups"]["size"][0]  # the same case is measured once
     flop = [row["flop_an_image"] for row in found["groups"]["size"]]
     assert flop[1] / flop[0] == pytest.approx(1.5**2, rel=0.05)
     hours = found["million"]["resnet18"]
@@ -123,12 +143,25 @@ def test_calibration(tmp_path: Path) -> None:
 
 def test_known_directions(tmp_path: Path) -> None:
     found, report = run("known_directions", tmp_path, "--seeds", 1, "--steps", 5)
-    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 8
+    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 12
     for row in found["rows"]:
         for which in ("known type", "other types"):
             assert all(0 < float(row[f"brick, {which}, {name}"]) <= 100 for name in ("AUROC", "AUPRO"))
     assert len({row["brick, known type, AUPRO"] for row in found["rows"]}) > 1
     assert "<!-- begin known-directions -->" in report
+
+
+def test_variants(tmp_path: Path) -> None:
+    found, report = run("variants", tmp_path, "--seeds", 1, "--steps", 5)
+    assert [row["variant"] for row in found["rows"]] == [
+        "the package",
+        "features standardized by channel",
+        "two auto-encoders",
+    ]
+    for row in found["rows"]:
+        assert all(50 < float(row[f"brick, {name}"]) <= 100 for name in ("AUROC", "AUPRO"))
+    assert len({row["brick, AUPRO"] for row in found["rows"]}) > 1
+    assert "<!-- begin variants -->" in report
 
 
 def test_startup(tmp_path: Path) -> None:
