@@ -1,6 +1,7 @@
 """A study's config becomes jobs, or one sentence that says what is wrong with it."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -103,6 +104,18 @@ ONE = {"class_path": "Padim"}
         ({"methods": {"a": {**ONE, "init_args": [1]}}}, r"^Expected init_args of method a to be arguments by name"),
         ({"methods": {"a": {**ONE, "trainer": 3}}}, r"^Expected trainer of method a to be arguments by name, got 3\."),
         ({"methods": {"a": {**ONE, "vary": {"n": [5, 5]}}}}, r"^Expected a name of its own for each job, got a n=5 on"),
+        (
+            {"methods": {"a": {**ONE, "use": ["drop"]}}},
+            r"^Expected use of method a to be train or drop, got \['drop'\]",
+        ),
+        (
+            {"data": {"a": {**ONE, "init_args": {"data": {"init_args": {}}}}}},
+            r"^Expected the inner data to have class_",
+        ),
+        (
+            {"data": {"a": {**ONE, "init_args": {"data": {**ONE, "init_args": [1]}}}}},
+            r"^Expected the inner data to have",
+        ),
         ({"methods": {"a": {**ONE, "use": "all"}}}, r"^Expected use of method a to be train or drop, got 'all'\. Do"),
         ({"data": {"a": {**ONE, "vary": {"count": 3}}}}, r"^Expected vary of data set a to give lists of values"),
     ],
@@ -141,6 +154,29 @@ KNOWN = "anomalib_ckaad.KnownAnomalies"
             {"class_path": "anomalib_ckaad.Ckaad", "init_args": {"margin": "wide"}},
             TEXTURES,
             r"of anomalib_ckaad\.Ckaad for 'm', got a mistake: .*margin.*float",
+        ),
+        (
+            {**ONE, "init_args": {"n_features": "many"}},
+            TEXTURES,
+            r"of Padim for 'm', got a mistake: n_features has to be int or null, got many\. Do",
+        ),
+        (
+            ONE,
+            {"class_path": KNOWN, "init_args": {"data": TEXTURES, "count": "few"}},
+            r"for 'd', got a mistake: count has to be int or null, got few\. Do",
+        ),
+        (
+            {"class_path": "anomalib_ckaad.Ckaad", "init_args": {"strategy": "best"}},
+            TEXTURES,
+            r"a mistake: strategy has to be 'cka_patch', .*, got best\. Do",
+        ),
+        (
+            ONE,
+            {
+                "class_path": "Folder",
+                "init_args": {"name": "x", "normal_dir": "good", "val_split_mode": "zz"},
+            },
+            r"^Expected .*zz.* Do correct it\. \(data set 'd'\)$",
         ),
         (
             {"class_path": "os.path.join"},
@@ -196,17 +232,24 @@ def test_a_result_counts_however_its_process_ended(written: dict[str, Any], stat
     assert (row["status"], row.get("error")) == (status, written.get("error"))
 
 
-def run_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def run_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, interrupted: bool = False
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Run the one job of a study without training; its results, and the names of the jobs that were run."""
     run_names = []
 
     def run_all(study: Study, missing: list[Job], store: Store, *_: Any) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
         for job in missing:
             run_names.append(job.method)
             folder = store.folder / "jobs" / job.folder
             folder.mkdir(parents=True, exist_ok=True)
-            cost = {"seconds": 7.0, "seconds_fit": 1.0, "seconds_image": 0.1, "memory_MiB": 9.0}
-            result = {"scores": {"all": {"image_AUROC": 0.5}}, "seen": [], "known": {}, "images": {}, **cost}
+            cost = {"seconds": 7.0, "seconds_fit": 1.0, "seconds_image": 0.1, "memory_MiB": 9.0, "threads": 1}
+            about = {"seen": [], "known": {}, "images": {"train": 1, "test": 2}, "machine": "some"}
+            result = {"scores": {"all": {"image_AUROC": len(run_names) / 10}}, **about, **cost}
+            (folder / "job.json").write_text(json.dumps(asdict(job)))
+            (folder / "scores.npz").write_text("")
             (folder / "result.json").write_text(json.dumps(result))
             store.append(study.name, {**_about(job, folder), "status": "done", **result})
 
@@ -222,14 +265,25 @@ def test_a_result_that_a_full_disk_kept_out_of_the_store_counts(
     assert run_names == ["PaDiM"]
     store = tmp_path / "out" / "study.jsonl"
     store.write_text("".join(store.read_text().splitlines(keepends=True)[:2]))  # name and plan
+    begun = store.read_text()
     again, run_names = run_small(monkeypatch, tmp_path)
     assert run_names == []
     assert again[0]["seconds"] == first[0]["seconds"] == 7
+    (result,) = tmp_path.glob("out/jobs/*/result.json")
+    for damaged in ("", "{", "3", "null", '{"scores": {}}'):
+        store.write_text(begun)
+        result.write_text(damaged)
+        assert run_small(monkeypatch, tmp_path)[1] == ["PaDiM"]
+    store.write_text(begun)
+    result.with_name("scores.npz").unlink()
+    assert run_small(monkeypatch, tmp_path)[1] == ["PaDiM"]
 
 
 def test_a_study_whose_store_was_deleted_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_small(monkeypatch, tmp_path)
     (tmp_path / "out" / "study.jsonl").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # interrupted before its first job is done
+        run_small(patch, tmp_path, interrupted=True)
     assert run_small(monkeypatch, tmp_path)[1] == ["PaDiM"]
 
 
@@ -255,12 +309,36 @@ def test_a_job_on_a_full_disk_says_so(
         assert json.loads((tmp_path / "result.json").read_text()) == {"error": str(ended.value)}
 
 
+def test_a_log_that_a_full_disk_has_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "jobs" / "one"
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("Traceback (most recent call last):\n  Fi")
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    process.wait()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with (folder / "log.txt").open("a") as log:
+        row = _result(_Running(job_of(ONE, TEXTURES), process, folder, log, "cpu"))
+    assert row["status"] == "failed"
+    assert re.match(
+        r"Expected room on the disk of .*, got none left .*\. Do make room, and start again\.$", row["error"]
+    )
+
+
 @pytest.mark.parametrize("name", ["max_epoch", "default_root_dir"])
 def test_an_argument_that_the_trainer_cannot_have(name: str) -> None:
     fine, job = job_of(ONE, TEXTURES), job_of(ONE, TEXTURES)
     job.settings["trainer"][name] = 3  # type: ignore[index]
     with pytest.raises(StudyError, match=rf"^Expected arguments of Lightning's trainer for m, got {name}\. Do"):
         check_jobs([fine, job])
+
+
+def test_a_value_that_the_trainer_cannot_have() -> None:
+    job = job_of(ONE, TEXTURES)
+    job.settings["trainer"]["max_epochs"] = "many"  # type: ignore[index]
+    with pytest.raises(
+        StudyError, match=r"trainer for m, got a mistake: max_epochs has to be int or null, got many\. Do"
+    ):
+        check_jobs([job])
 
 
 @pytest.mark.parametrize("devices", [["gpu"], ["0", ""], []])

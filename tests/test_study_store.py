@@ -18,8 +18,9 @@ STUDY = Study("mine", JOBS)
 
 def row_of(job: Job, status: str = "done", **more: Any) -> dict[str, Any]:
     about = {"method": job.method, "data": job.data, "seed": job.seed, "fingerprint": job.fingerprint}
-    done = {"scores": {"all": {}}, "seen": [], "known": {}, "images": {}, "folder": f"jobs/{job.folder}"}
-    cost = {"seconds_fit": 1, "seconds_image": 0.1, "memory_MiB": 1.5}
+    done = {"scores": {"all": {}}, "seen": [], "known": {}, "folder": f"jobs/{job.folder}"}
+    done |= {"images": {"train": 9, "test": 3}, "machine": "some"}
+    cost = {"seconds_fit": 1, "seconds_image": 0.1, "memory_MiB": 1.5, "threads": 1}
     return {**about, "status": status, **({**done, **cost} if status == "done" else {"error": "x"}), **more}
 
 
@@ -154,14 +155,28 @@ def test_lines_of_something_else_are_left_out(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.append("mine", row_of(JOBS[0]))
     with store.path.open("a") as file:
-        file.write('{"a": 1}\n[1]\n{"plan": 3}\n{"plan": [1]}\n')
+        file.write('{"a": 1}\n[1]\n{"plan": 3}\n{"plan": [1, [["a"], "b", 1], ["a", "b"]]}\n')
     assert len(store.check(STUDY)) == 1
     assert store.planned() == []
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"scores": None}, {"scores": {}}, {"scores": {"all": 0.5}}, {"method": ["a"]}, {"seed": "1"}, {"images": 3}],
+    [
+        {"scores": None},
+        {"scores": {}},
+        {"scores": {"all": 0.5}},
+        {"scores": {"all": {"image_AUROC": "x"}}},
+        {"method": ["a"]},
+        {"seed": "1"},
+        {"images": {}},
+        {"known": {"a": "x"}},
+        {"seen": [["a"]]},
+        {"errors": None},
+        {"machine": None},
+        {"settings": 3},
+        {"status": "failed", "error": " "},
+    ],
 )
 def test_a_result_that_lacks_something_counts_as_not_done(wrong: dict[str, Any], tmp_path: Path) -> None:
     store = Store(tmp_path)
@@ -189,8 +204,13 @@ def test_another_file_of_groups_under_the_same_name(tmp_path: Path) -> None:
     store.append("mine", row_of(study.jobs[0], settings=study.jobs[0].settings))
     assert missing_jobs(study.jobs, store.check(read_study(config))) == [study.jobs[1]]
     groups.write_text("image,group\na,2\n")
-    with pytest.raises(StudyError, match=r"^Expected the settings that Padim on tile was run with"):
+    with pytest.raises(StudyError, match=r"^Expected the settings of tile that Padim was run with .* file of groups"):
         store.check(read_study(config))
+    groups.write_text("image,group\r\na,1\r\n")  # the same in words
+    assert store.check(read_study(config))
+    groups.unlink()  # that it is missing is found where the data are made
+    assert store.check(read_study(config))
+    groups.write_text("image,group\na,2\n")
     config.write_text(yaml.safe_dump({"seeds": 1, "methods": {"Stfpm": methods["Stfpm"]}, "data": {"tile": data}}))
     with pytest.raises(StudyError, match=r"^Expected the settings of tile that Padim was run with"):
         store.check(read_study(config))

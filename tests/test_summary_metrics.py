@@ -107,6 +107,23 @@ def test_categories_with_images_of_one_kind_are_left_out(caplog: pytest.LogCaptu
         metric.compute()
 
 
+def test_pixels_of_anomalous_images_alone_can_be_measured() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[:, :4] = True
+    batch = batch_of([("a/0", 1.0, 1), ("b/0", 1.0, 1)], gt_mask=masks)
+    batch.raw_anomaly_map = masks.float()
+    metric = PerGroup(StreamingAUPRO(), lambda path: path.split("/")[0], share_normal=False)
+    metric.update(batch)
+    assert metric.compute() == 1
+
+
+def test_types_without_any_normal_image() -> None:
+    metric = PerGroup(AUROC(fields=["pred_score", "gt_label"]))
+    metric.update(batch_of([("crack/0", 1.0, 1), ("hole/0", 1.0, 1)]))
+    with pytest.raises(ValueError, match=r"^Expected a group with normal and anomalous images for macro_AUROC"):
+        metric.compute()
+
+
 def test_pixel_metrics_by_group() -> None:
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
     masks[1, :4], masks[2, 4:] = True, True

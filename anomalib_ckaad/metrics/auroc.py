@@ -1,9 +1,14 @@
 """AUROC of raw scores: of any range, whatever batches they come in."""
 
+from typing import Any
+
 import torch
 from anomalib.metrics.base import AnomalibMetric
 from torch import Tensor
 from torchmetrics.classification import BinaryAUROC
+from torchmetrics.utilities.data import dim_zero_cat
+
+from anomalib_ckaad.metrics.raw_scores import RAW_SCORE
 
 
 def into_unit_range(scores: Tensor) -> Tensor:
@@ -18,8 +23,29 @@ def into_unit_range(scores: Tensor) -> Tensor:
 
 
 class _AUROC(BinaryAUROC):
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics'
+        super().__init__(**kwargs)
+        self._keeps_scores = kwargs.get("thresholds") is None
+        self._begin()
+
+    def _begin(self) -> None:
+        # Processes gather lists of one length: one without images has something to give as well.
+        if self._keeps_scores:
+            self.preds.append(torch.empty(0, dtype=torch.float64))
+            self.target.append(torch.empty(0, dtype=torch.long))
+
+    def reset(self) -> None:
+        super().reset()
+        self._begin()
+
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(into_unit_range(preds), target)
+        super().update(into_unit_range(preds), target.long())
+
+    def compute(self) -> Any:  # noqa: ANN401 - a Tensor; the base's base returns three
+        if self._keeps_scores and not dim_zero_cat(self.target).numel():
+            msg = "Expected images for AUROC, got none. Do update it first."
+            raise ValueError(msg)
+        return super().compute()
 
 
 class AUROC(AnomalibMetric, _AUROC):  # type: ignore[misc]  # anomalib's own metrics are made in this way
@@ -36,3 +62,5 @@ class AUROC(AnomalibMetric, _AUROC):  # type: ignore[misc]  # anomalib's own met
         >>> metric.compute()
         tensor(1.)
     """
+
+    default_fields = (RAW_SCORE, "gt_label")

@@ -31,8 +31,10 @@ class PerGroup(AnomalibMetric, Metric):
         metric: The metric; its name with ``macro_`` before it is this one's.
         group_of: Gives the group of an image by its path; default: the name of its folder.
         share_normal: Whether normal images count in every group, as they must where groups are types of defects
-            (default). For categories, each with normal images of its own, False; one with images of one kind alone is
-            left out of the mean, with a warning.
+            (default). For categories, each with normal images of its own, False.
+
+    Groups that lack what the metric needs, with ``gt_label`` normal and anomalous images, with ``gt_mask`` an anomalous
+    one, are left out of the mean, with a warning.
         prefix: Of the name.
 
     Example:
@@ -66,6 +68,7 @@ class PerGroup(AnomalibMetric, Metric):
         self._normal = inner  # sees normal images alone, if they are shared; each new group begins as its copy
         self._names: list[str] = []
         self._kinds: dict[str, set[bool]] = {}  # of images that a group has: anomalous, normal
+        self._has_normal = False
         self._metrics = nn.ModuleList()
 
     def _metric_of(self, name: str) -> Any:  # noqa: ANN401 - an AnomalibMetric and torchmetrics.Metric
@@ -96,6 +99,7 @@ class PerGroup(AnomalibMetric, Metric):
             self._kinds[name] |= set(labels[own].tolist())
             self._feed(metric, batch, own | ~labels if self.share_normal else own)
         if self.share_normal:
+            self._has_normal = self._has_normal or bool((~labels).any())
             self._feed(self._normal, batch, ~labels)
 
     def _is_own(self, anomalous: Any) -> bool:  # noqa: ANN401 - a bool or a tensor of one
@@ -114,26 +118,33 @@ class PerGroup(AnomalibMetric, Metric):
         """
         if distributed.is_available() and distributed.is_initialized():
             # Every process has to take part in computing every group.
-            gathered: list[dict[str, set[bool]]] = [{} for _ in range(distributed.get_world_size())]
-            distributed.all_gather_object(gathered, self._kinds)
-            for name, kinds in sorted((name, kinds) for one in gathered for name, kinds in one.items()):
+            gathered: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(gathered, (self._kinds, self._has_normal))
+            self._has_normal = any(has_normal for _, has_normal in gathered)
+            for name in sorted({name for kinds, _ in gathered for name in kinds}):
                 self._metric_of(name)
-                self._kinds[name] |= kinds
+                self._kinds[name] = set().union(*(kinds.get(name, set()) for kinds, _ in gathered))
         if not self._names:
             msg = f"Expected anomalous images for {self.name}, got none. Do add some."
             raise ValueError(msg)
-        both = [name for name in sorted(self._names) if self.share_normal or self._kinds[name] == {False, True}]
-        if len(both) < len(self._names):
-            others = ", ".join(sorted(set(self._names) - set(both)))
+        whole = [name for name in sorted(self._names) if self._can_be_measured(name)]
+        if len(whole) < len(self._names):
+            others = ", ".join(sorted(set(self._names) - set(whole)))
             logger.warning("Left %s out of %s: all images are of one kind.", others, self.name)
-        if not both:
+        if not whole:
             msg = f"Expected a group with normal and anomalous images for {self.name}, got none. Do add some."
             raise ValueError(msg)
-        self.values_by_group = {name: float(self._metric_of(name).compute()) for name in both}
+        self.values_by_group = {name: float(self._metric_of(name).compute()) for name in whole}
         return torch.tensor(sum(self.values_by_group.values()) / len(self.values_by_group))
+
+    def _can_be_measured(self, name: str) -> bool:
+        """Whether a group has the images that its metric needs."""
+        kinds = self._kinds[name] | ({False} if self.share_normal and self._has_normal else set())
+        fields = self._normal.fields
+        return kinds == {False, True} if "gt_label" in fields else True in kinds or "gt_mask" not in fields
 
     def reset(self) -> None:
         """Forget all images and groups."""
         super().reset()
         self._normal.reset()
-        self._names, self._kinds, self._metrics = [], {}, nn.ModuleList()
+        self._names, self._kinds, self._has_normal, self._metrics = [], {}, False, nn.ModuleList()

@@ -48,8 +48,9 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all settings: jobs of one name and other settings are not comparable."""
-        text = json.dumps(self.settings, sort_keys=True, default=str)
+        """Hash of all settings but ``files``: jobs of one name and other settings are not comparable."""
+        settings = {name: value for name, value in self.settings.items() if name != "files"}
+        text = json.dumps(settings, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -139,7 +140,7 @@ def _variants(kind: str, entries: Any, known: set[str]) -> Iterator[tuple[str, d
         _check_keys(f"{kind} {name}", entry, known, required={"class_path"})
         for key in ("init_args", "trainer"):
             _check_mapping(f"{key} of {kind} {name}", entry.get(key))
-        if entry.get("use") not in {None, "train", "drop"}:
+        if entry.get("use") not in [None, "train", "drop"]:
             msg = f"Expected use of {kind} {name} to be train or drop, got {entry['use']!r}. Do correct it."
             raise StudyError(msg)
         vary = entry.get("vary") or {}
@@ -172,6 +173,9 @@ def _settings_of(
     data_args = copy.deepcopy(dict(data.get("init_args") or {}))
     inner = data_args.get("data")
     if isinstance(inner, Mapping):
+        if not isinstance(inner.get("init_args") or {}, Mapping) or not inner.get("class_path"):
+            msg = f"Expected the inner data to have class_path and init_args, got {inner!r}. Do correct it."
+            raise StudyError(msg)
         data_args["data"] = {**inner, "init_args": {"seed": seed, **(inner.get("init_args") or {})}}
     files = _hashes_of(data_args.get("groups"))
     return {
@@ -184,7 +188,8 @@ def _settings_of(
 
 
 def _hashes_of(groups: object) -> dict[str, str]:
-    """Hash of a file of groups by its path: another one under the same name means other test images."""
+    """Hash of what a file of groups says, by its path: another one under the same name means other test images."""
     if not isinstance(groups, str) or not groups.lower().endswith(".csv") or not Path(groups).is_file():
         return {}  # a pattern; that a file is missing is found where the data are made
-    return {groups: hashlib.sha256(Path(groups).read_bytes()).hexdigest()[:12]}
+    lines = sorted(Path(groups).read_bytes().split())
+    return {groups: hashlib.sha256(b"\n".join(lines)).hexdigest()[:12]}

@@ -92,15 +92,15 @@ def histograms(results: Results, data: str) -> Figure | None:
         high = max(high, float(np.median(scores[labels])), low + 1e-12)
         threshold = float(found["threshold"])
         if high < threshold < high + (high - low) / 2:  # near enough to be shown in its place
-            high = threshold
+            high = threshold + (high - low) / 20
         edges = np.linspace(low, high, 31)
         for kind, color, name in ((~labels, "tab:green", "normal"), (labels, "tab:red", "anomalous")):
             axes.hist(scores[kind].clip(low, high), edges.tolist(), color=color, alpha=0.55, label=name)
-        if not np.isnan(threshold):
-            axes.axvline(min(threshold, high), color="black", linestyle="--", linewidth=1, label="threshold")
-        if threshold > high:
-            axes.text(high, axes.get_ylim()[1], f"threshold {threshold:.3g} → ", fontsize=7, ha="right", va="top")
-        axes.set_title(method, fontsize=9)
+        if threshold <= high:
+            axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold")
+        elif threshold > high:
+            axes.set_title(f"threshold {threshold:.3g} →", loc="right", fontsize=7)
+        axes.set_title(method, fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
         if index == 0:
             axes.legend(fontsize=7)

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,5 +102,11 @@ def _png(figure: Figure) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     """Write under a temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
+    try:
+        temporary.write_bytes(content)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        msg = f"Expected to write {path}, got {error.strerror or error}. Do make room, or give another --output."
+        raise OSError(error.errno, msg) from error
     temporary.replace(path)

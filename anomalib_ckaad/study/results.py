@@ -15,12 +15,13 @@ import numpy as np
 from anomalib_ckaad.data.known_selection import UNTYPED
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.jobs import StudyError
-from anomalib_ckaad.study.run_job import SCORES
 from anomalib_ckaad.study.statistics import Paired
-from anomalib_ckaad.study.store import DONE, NAMES, Store
+from anomalib_ckaad.study.store import DONE, NAMES, SCORES, Store
 
 logger = logging.getLogger(__name__)
 
+KEPT = ("paths", "masks", "types", "scores", "labels", "threshold", "maps")
+"""What a job keeps of its test images at least."""
 SEEN, UNSEEN = "mean of seen types", "mean of unseen types"
 
 
@@ -65,7 +66,8 @@ class Results:
                 logger.warning("Left out what the study's config no longer has: %s.", names)
         done = [row for row in rows if row["status"] == DONE]
         if name is None or not done:
-            got = "none" if name is None else f"{len(rows)} that failed"
+            got = "none" if name is None or not rows else f"{len(rows)} that failed"
+            got += " of its config's jobs" if name is not None and planned else ""
             msg = f"Expected the results of a study in {str(folder)!r}, got {got}. Do run `anomalib-ckaad study`."
             raise StudyError(msg)
         return cls(name, folder, done, [row for row in rows if row["status"] != DONE], missing)
@@ -136,13 +138,15 @@ class Results:
             order = [place[path] for path in one["paths"].tolist()]
             labels, groups = one["labels"].astype(bool), one.get("groups")
             found.append(Paired(one["scores"], other["scores"][order], labels, one["paths"], groups))
-        return found
+        # Of jobs that an earlier version has run, parts are not known.
+        return found if all(one.groups is not None for one in found) else [one._replace(groups=None) for one in found]
 
 
 def _load(path: Path) -> Mapping[str, Any]:
     """What a job has kept of its test images; nothing, and a warning, where that is gone or damaged."""
     try:
-        return dict(np.load(path))
-    except (OSError, ValueError, BadZipFile, zlib.error) as error:
+        found = dict(np.load(path))
+        return {name: found[name] for name in (*KEPT, *(found.keys() - set(KEPT)))}
+    except (KeyError, OSError, ValueError, BadZipFile, zlib.error) as error:
         logger.warning("Expected scores of test images in %s, got %s. Plots and differences lack them.", path, error)
         return {}

@@ -8,7 +8,6 @@ import inspect
 import json
 import os
 import platform
-import shutil
 import sys
 import threading
 import time
@@ -37,11 +36,10 @@ from anomalib_ckaad.plugin import register
 from anomalib_ckaad.study.collect import Collector
 from anomalib_ckaad.study.jobs import Job, StudyError
 from anomalib_ckaad.study.memory import peak_memory
+from anomalib_ckaad.study.reasons import is_full, last_problem, no_room, reason_of
+from anomalib_ckaad.study.store import SCORES
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-SCORES = "scores.npz"
-ROOM = 2**20
-"""Bytes; a disk with less is full."""
 
 
 def parse(job: Job) -> Any:  # noqa: ANN401 - jsonargparse's Namespace
@@ -68,22 +66,9 @@ def _parse(base: type, kind: str, name: str, given: Mapping[str, Any]) -> tuple[
     try:
         return parser, parser.parse_object({kind: copy.deepcopy(dict(given))})  # which it writes into
     except (ArgumentError, TypeError, ValueError) as error:
-        reason = _last_problem(str(error))
+        reason = last_problem(str(error))
         msg = f"Expected arguments of {given['class_path']} for {name!r}, got a mistake: {reason}. Do correct it."
         raise StudyError(msg) from error
-
-
-def _last_problem(message: str) -> str:
-    """What jsonargparse found wrong, without the values around it.
-
-    >>> _last_problem("Problem with class_path 'a.B': No key 'x' Given value type: <class 'dict'> Given value: {}")
-    "No key 'x'"
-    """
-    words = " ".join(message.split())
-    if "Expected a dot import path string" in words:
-        return "there is no such class"
-    found = words.split(" Given value")[0].rpartition("': ")[2].split(" - Expected a <class")[0][:300].rstrip(" .")
-    return "it is none of anomalib's kind" if "Does not validate against any" in found else found
 
 
 def import_bare_names() -> None:
@@ -204,13 +189,14 @@ def _save_scores(
             near = torch.searchsorted(rate, torch.linspace(0, 0.3, 200, dtype=rate.dtype)).clamp(max=len(rate) - 1)
             kept = torch.unique(torch.cat([kept, near]))
             curves[f"pro_rate/{name}"], curves[f"pro_overlap/{name}"] = rate[kept].numpy(), overlap[kept].numpy()
+    if group_of is not None:
+        curves["groups"] = np.array(list(map(group_of, collector.paths)))
     temporary = path.with_name(f"tmp-{path.name}")
     np.savez_compressed(
         temporary,
         paths=np.array(collector.paths),
         masks=np.array([str(masks.get(one) or "") if masks is not None else "" for one in collector.paths]),
         types=np.array([collector.types.get(one, "") for one in collector.paths]),
-        groups=np.array([group_of(one) if group_of else one for one in collector.paths]),
         scores=np.array(collector.scores),
         labels=np.array(collector.labels),
         threshold=np.array(threshold),
@@ -230,25 +216,12 @@ def main(arguments: list[str]) -> None:
         _write(target, run(Job(**given), target.parent))
     except Exception as error:  # noqa: BLE001 - whatever it is belongs into the study's results; the log has it all
         reason = f"{type(error).__name__}: {reason_of(error)[:2000]}"
-        if shutil.disk_usage(target.parent).free < ROOM:  # which torch reports in words of its own
-            folder = target.parent
-            reason = f"Expected room on the disk of {folder}, got none left ({reason}). Do make room, and start again."
+        if is_full(target.parent):  # which torch reports in words of its own
+            reason = no_room(target.parent, reason)
         with suppress(OSError):
             _write(target, {"error": reason})
         traceback.print_exc()
         sys.exit(reason)  # the log's last line
-
-
-def reason_of(error: BaseException) -> str:
-    r"""What went wrong in one line; the project's own sentence where jsonargparse has wrapped it.
-
-    >>> reason_of(ValueError("Does not validate\n  - Expected a None\n  - Expected a, got b. Do change it."))
-    'Expected a, got b. Do change it.'
-    """
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    own = [line for line in lines if line.startswith("Expected ") and " Do " in line]
-    words = " ".join(str(error).split())
-    return own[0] if own else _last_problem(words) if " Given value" in words else words
 
 
 def _end_with_parent(parent: int) -> None:
@@ -260,7 +233,14 @@ def _end_with_parent(parent: int) -> None:
 
 def _write(target: Path, result: Mapping[str, Any]) -> None:
     temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result), encoding="utf-8")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(result, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(target)
 
 

@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
-from anomalib_ckaad.study.store import DONE, FAILED, Store, missing_jobs
+from anomalib_ckaad.study.reasons import is_full, last_problem, no_room, reason_of
+from anomalib_ckaad.study.store import DONE, FAILED, SCORES, Store, is_result, missing_jobs
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 SHOWN_LINES = 15
+RESULT = "result.json"
 SET_BY_A_STUDY = {"self", "callbacks", "default_root_dir"}
 """Arguments of Lightning's trainer that a config cannot give."""
 
@@ -75,9 +77,12 @@ def run_study(
         with store.locked(), _ended_in_order():
             missing = missing_jobs(study.jobs, store.check(study))
             begun = store.planned()
+            for job in missing:
+                if job.name not in begun:  # of a store that was deleted: all is run anew
+                    (output / "jobs" / job.folder / RESULT).unlink(missing_ok=True)
             store.plan(study)
-            for job in missing:  # what a full disk kept out of the store; where the store was deleted, all is run anew
-                if job.name in begun and (row := _kept_result(job, output)) is not None:
+            for job in missing:  # what a full disk kept out of the store
+                if (row := _kept_result(job, output)) is not None:
                     store.append(study.name, row)
             missing = missing_jobs(study.jobs, store.check(study))
             _run_all(study, missing, store, jobs, devices)
@@ -105,9 +110,20 @@ def _ended_in_order() -> Iterator[None]:
 
 def _kept_result(job: Job, output: Path) -> dict[str, Any] | None:
     """The result of a job that ended, and whose line is missing in the store."""
-    target = output / "jobs" / job.folder / "result.json"
-    found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
-    return {**_about(job, target.parent), "status": DONE, **found} if "scores" in found else None
+    folder = output / "jobs" / job.folder
+    found, given = _read(folder / RESULT), _read(folder / "job.json").get("settings", {})
+    row = {**_about(job, folder), "status": DONE, **found}
+    same = given.get("files") == job.settings.get("files")
+    return row if is_result(row) and same and (folder / SCORES).exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a job has written; nothing where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
@@ -116,19 +132,11 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         StudyError: If something is wrong with a job.
     """
-    from lightning.pytorch import Trainer  # noqa: PLC0415
-
-    from anomalib_ckaad.study.run_job import parse, reason_of  # noqa: PLC0415 - imports anomalib
+    from anomalib_ckaad.study.run_job import parse  # noqa: PLC0415 - imports anomalib
 
     seen: set[str] = set()
     for job in jobs:
-        accepted = set(inspect.signature(Trainer.__init__).parameters) - SET_BY_A_STUDY
-        unknown = sorted(job.settings["trainer"].keys() - accepted)
-        if unknown:
-            msg = (
-                f"Expected arguments of Lightning's trainer for {job.method}, got {', '.join(unknown)}. Do correct it."
-            )
-            raise StudyError(msg)
+        _check_trainer(job)
         kind = json.dumps([job.settings["model"], job.data], default=str)
         if kind in seen:
             continue
@@ -141,7 +149,10 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         try:
             data = parser.instantiate_classes(found).data
         except (ValueError, TypeError) as error:
-            msg = f"{reason_of(error)} (data set {job.data!r})"
+            reason = reason_of(error)
+            if not reason.startswith("Expected "):
+                reason = f"Expected arguments that data can be made with, got a mistake: {reason}. Do correct it."
+            msg = f"{reason} (data set {job.data!r})"
             raise StudyError(msg) from error
         inner = getattr(data, "data", data)
         root = getattr(inner, "root", None)
@@ -149,6 +160,30 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         if root and not downloads and not Path(root).exists():
             msg = f"Expected the data set {job.data!r} in {str(root)!r}, got no such folder. Do correct root."
             raise StudyError(msg)
+
+
+def _check_trainer(job: Job) -> None:
+    """Refuse arguments that Lightning's trainer does not have, or values that it does not take.
+
+    Raises:
+        StudyError: If something is wrong with them.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser  # noqa: PLC0415
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
+    given = job.settings["trainer"]
+    unknown = sorted(given.keys() - (set(inspect.signature(Trainer.__init__).parameters) - SET_BY_A_STUDY))
+    if unknown:
+        msg = f"Expected arguments of Lightning's trainer for {job.method}, got {', '.join(unknown)}. Do correct it."
+        raise StudyError(msg)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, skip={*SET_BY_A_STUDY, "self"})
+    try:
+        parser.parse_object({"trainer": given})
+    except (ArgumentError, TypeError, ValueError) as error:
+        msg = f"Expected arguments of Lightning's trainer for {job.method}, got a mistake: {last_problem(str(error))}. "
+        msg += "Do correct it."
+        raise StudyError(msg) from error
 
 
 def _base_prepare_data() -> Any:  # noqa: ANN401 - a function
@@ -203,7 +238,7 @@ def _line(row: Mapping[str, Any]) -> str:
 def _start(job: Job, output: Path, device: str, threads: int) -> _Running:
     folder = output / "jobs" / job.folder
     folder.mkdir(parents=True, exist_ok=True)
-    source, target = folder / "job.json", folder / "result.json"
+    source, target = folder / "job.json", folder / RESULT
     target.unlink(missing_ok=True)
     source.write_text(json.dumps(_with_device(job, device), default=str), encoding="utf-8")
     environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
@@ -238,11 +273,11 @@ def _about(job: Job, folder: Path) -> dict[str, Any]:
 def _result(one: _Running) -> dict[str, Any]:
     one.log.close()
     about = {**_about(one.job, one.folder), "seconds": time.perf_counter() - one.begin}
-    target = one.folder / "result.json"
-    if target.exists():
-        result = json.loads(target.read_text(encoding="utf-8"))
+    if result := _read(one.folder / RESULT):
         # Written as a whole at the end: what goes wrong in leaving the process changes nothing of it.
         return {**about, "status": DONE if "scores" in result else FAILED, **result}
+    if is_full(one.folder):  # which has cut the log off as well
+        return {**about, "status": FAILED, "error": no_room(one.folder, "no result could be written")}
     lines = (one.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     ended = f"The process ended with status {one.process.returncode}."
     return {**about, "status": FAILED, "error": "\n".join([ended, *lines[-SHOWN_LINES:]])}

@@ -100,6 +100,12 @@ def paired_difference(pairs: Sequence[Paired], replicates: int = REPLICATES, see
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
+def count_parts(pair: Paired) -> tuple[int, int]:
+    """How many groups have normal images, and how many anomalous ones."""
+    groups = pair.names if pair.groups is None else pair.groups
+    return len(np.unique(groups[~pair.labels])), len(np.unique(groups[pair.labels]))
+
+
 def _draw(
     labels: npt.NDArray[np.bool_], groups: npt.NDArray[Any], replicates: int, generator: np.random.Generator
 ) -> Array:

@@ -11,22 +11,11 @@ from typing import Any
 from anomalib_ckaad.study.jobs import Job, Study, StudyError
 
 FILE_NAME = "study.jsonl"
+SCORES = "scores.npz"
+"""What a job keeps of every test image, in its folder."""
 FORMAT = 1
 DONE, FAILED = "done", "failed"
 NAMES = ("method", "data", "seed")
-KINDS = {"method": str, "data": str, "seed": int, "status": str, "fingerprint": str}
-"""What every result has."""
-KINDS_DONE = {
-    "scores": dict,
-    "seen": list,
-    "known": dict,
-    "images": dict,
-    "folder": str,
-    "seconds_fit": float,
-    "seconds_image": float,
-    "memory_MiB": float,
-}
-"""What that of a job has besides which is done."""
 
 
 class Store:
@@ -62,14 +51,15 @@ class Store:
                 "Do give another --output."
             )
             raise StudyError(msg)
-        rows = {tuple(row[name] for name in NAMES): row for row in lines[1:] if _is_result(row)}
+        rows = {tuple(row[name] for name in NAMES): row for row in lines[1:] if is_result(row)}
         return str(header["study"]), list(rows.values())
 
     def planned(self) -> list[tuple[str, str, int]]:
         """Names of all jobs of the study as it was last started."""
         lines = self._whole_lines() if self.path.exists() else []
         plans = [line["plan"] for line in lines if isinstance(line, dict) and isinstance(line.get("plan"), list)]
-        return [tuple(job) for job in plans[-1] if isinstance(job, list) and len(job) == len(NAMES)] if plans else []
+        jobs = [job for job in plans[-1] if isinstance(job, list)] if plans else []
+        return [tuple(job) for job in jobs if list(map(type, job)) == [str, str, int]]
 
     def plan(self, study: Study) -> None:
         """Note the names of all jobs, so that a report can tell which are missing.
@@ -103,7 +93,7 @@ class Store:
             msg = f"Expected {self.folder} to hold the study {study.name!r}, got {name!r}. Do give another --output."
             raise StudyError(msg)
         wanted = {job.name: job.fingerprint for job in study.jobs}
-        data_of = {(job.data, job.seed): _data_of(job.settings) for job in study.jobs}
+        data_of = {(job.data, job.seed): job.settings for job in study.jobs}
         for row in rows:
             key = (row["method"], row["data"], row["seed"])
             # What failed has no result that could be mixed with others: its config may be corrected.
@@ -114,12 +104,13 @@ class Store:
                     "another --output."
                 )
                 raise StudyError(msg)
-            data = _data_of(row.get("settings", {}))
+            own = row.get("settings", {})
             # Of a method that the config no longer has, its table would still be on the same page.
-            if row["status"] == DONE and data_of.get((row["data"], row["seed"]), data) != data:
+            if row["status"] == DONE and not _same_data(data_of.get((row["data"], row["seed"]), own), own):
                 msg = (
                     f"Expected the settings of {row['data']} that {row['method']} was run with in {self.folder}, got "
-                    "others: its images are not these. Do rename the data set, or give another --output."
+                    "others, or another file of groups: its images are not these. Do rename the data set, or give "
+                    "another --output."
                 )
                 raise StudyError(msg)
         return rows
@@ -169,20 +160,41 @@ class Store:
             yield
 
 
-def _is_result(line: object) -> bool:
+def is_result(line: object) -> bool:
     """Whether a line of a store has all that a report reads."""
-    if not isinstance(line, dict):
+    if not isinstance(line, dict) or not all(
+        isinstance(line.get(name), str) for name in ("method", "data", "fingerprint")
+    ):
         return False
-    kinds = {**KINDS, **(KINDS_DONE if line.get("status") == DONE else {"error": str})}
-    if not all(isinstance(line.get(name), (int, float) if kind is float else kind) for name, kind in kinds.items()):
+    if type(line.get("seed")) is not int or not isinstance(line.get("settings", {}), dict):
         return False
-    scores = line["scores"] if line["status"] == DONE else {"all": {}}
-    return "all" in scores and all(isinstance(row, dict) for row in scores.values())
+    if line.get("status") == FAILED:
+        return isinstance(line.get("error"), str) and bool(line["error"].strip())
+    scores, images, seen = (line.get(name) for name in ("scores", "images", "seen"))
+    return (
+        line.get("status") == DONE
+        and all(isinstance(line.get(name), str) for name in ("folder", "machine"))
+        and _are_numbers({name: line.get(name) for name in ("seconds_fit", "seconds_image", "memory_MiB", "threads")})
+        and all(_are_numbers(line.get(name, {})) for name in ("images", "known", "errors"))
+        and isinstance(images, dict)
+        and images.keys() >= {"train", "test"}
+        and isinstance(seen, list)
+        and all(isinstance(one, str) for one in seen)
+        and isinstance(scores, dict)
+        and "all" in scores
+        and all(map(_are_numbers, scores.values()))
+    )
 
 
-def _data_of(settings: Mapping[str, Any]) -> str:
-    """Settings that test images depend on, as they are read back."""
-    return json.dumps([settings.get("data"), settings.get("files")], sort_keys=True, default=str)
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, dict) and all(type(one) in (int, float) for one in values.values())
+
+
+def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether settings mean the same test images, as far as they say."""
+    first, second = (json.dumps(settings.get("data"), sort_keys=True, default=str) for settings in (one, other))
+    files, others = (settings.get("files") or {} for settings in (one, other))
+    return first == second and all(others.get(name, value) == value for name, value in files.items())
 
 
 def missing_jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> list[Job]:

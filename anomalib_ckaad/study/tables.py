@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
-from anomalib_ckaad.study.statistics import Ranks, paired_difference, rank_methods
+from anomalib_ckaad.study.statistics import Ranks, count_parts, paired_difference, rank_methods
 
+FEW = 10
+"""Normal or anomalous images, or parts that they show: of fewer a bootstrap says nothing."""
 SHOWN = {
     "image_AUROC": "image AUROC",
     "image_AP": "image AP",
@@ -84,8 +86,8 @@ def main_table(results: Results, data: str) -> Table:
         if name in shown
     }
     if any(errors.values()):
-        known = ", ".join(f"{SHOWN[name]} to {100 * error:.1f}" for name, error in errors.items())
-        note += f" As pixels are counted in bins, {known} points are exact at worst."
+        known = ", ".join(f"{SHOWN[name]} by {100 * error:.1g}" for name, error in errors.items())
+        note += f" As pixels are counted in bins, values may be off: {known} points at most."
     return Table(f"{data}: all types", note, rows)
 
 
@@ -117,15 +119,18 @@ def difference_table(results: Results, data: str) -> Table | None:
         if (values := results.values(data, method, "image_AUROC"))
     }
     best = max(means, key=lambda name: means[name])
-    rows = []
+    rows, drawn = [], []
     for method in means:
         pairs = results.pairs(data, method, best) if method != best else []
         if not pairs:
             continue
-        found = paired_difference(pairs)
+        found, parts = paired_difference(pairs), count_parts(pairs[0])
+        drawn.append((pairs[0].groups is not None, parts))
         verdict = "worse" if found.high < 0 else "better" if found.low > 0 else "not told apart"
         if len(pairs) == 1:
             verdict = "one seed"
+        if min(parts) < FEW:
+            verdict = "too few to tell"
         rows.append(
             {
                 "method": method,
@@ -138,19 +143,19 @@ def difference_table(results: Results, data: str) -> Table | None:
         return None
     note = (
         "Image AUROC in percentage points, both methods on the same images; the interval is a bootstrap over seeds and "
-        f"over normal and anomalous test images, {_drawn_together(results, data)}. Two or three seeds make it too "
+        f"over normal and anomalous test images, {_how_drawn(drawn)}. Two or three seeds make it too "
         "narrow. It does not correct for the number of comparisons."
     )
     return Table(f"{data}: paired differences to {best}", note, rows)
 
 
-def _drawn_together(results: Results, data: str) -> str:
-    """Whether intervals know which images show the same part."""
-    found = [scores for row in results.done if row["data"] == data and (scores := results.scores(row))]
-    if all(len(set(scores.get("groups", scores["paths"]).tolist())) == len(scores["paths"]) for scores in found):
-        return "as if these were independent: several images of one part make it too narrow"
-    count = len(set(found[0].get("groups", found[0]["paths"]).tolist()))
-    return f"those of one part together ({count} parts in the first seed)"
+def _how_drawn(drawn: Sequence[tuple[bool, tuple[int, int]]]) -> str:
+    """Whether intervals know which images show the same part, and of how many parts there are images."""
+    if all(grouped for grouped, _ in drawn):
+        normal, anomalous = drawn[0][1]
+        return f"those of one part together ({normal} parts have normal ones, {anomalous} anomalous ones)"
+    independent = "as if these were independent: several images of one part make it too narrow"
+    return f"some {independent}" if any(grouped for grouped, _ in drawn) else independent
 
 
 def ranks_of(results: Results, metric: str) -> Ranks | None:
