@@ -143,8 +143,8 @@ def difference_table(results: Results, data: str) -> Table | None:
         return None
     note = (
         "Image AUROC in percentage points, both methods on the same images; the interval is a bootstrap over seeds and "
-        f"over normal and anomalous test images, {_how_drawn(drawn)}. Two or three seeds make it too "
-        "narrow. It does not correct for the number of comparisons."
+        f"over normal and anomalous test images, {_how_drawn(drawn)}. With two or three seeds it is "
+        "too narrow. It does not correct for the number of comparisons."
     )
     return Table(f"{data}: paired differences to {best}", note, rows)
 

@@ -1,0 +1,29 @@
+"""Ckaad with a normalized discriminator, for examples/discriminators.yaml, which compares it with the package's."""
+
+from typing import Any, Literal
+
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from anomalib_ckaad import Ckaad
+from anomalib_ckaad.channels_last import InstanceNorm
+
+
+class NormalizedCkaad(Ckaad):
+    """Ckaad whose patch discriminator has spectral normalization, or instance normalization before each LeakyReLU.
+
+    Args:
+        normalization: Which.
+        **kwargs: As Ckaad's.
+    """
+
+    def __init__(self, normalization: Literal["spectral", "instance"] = "spectral", **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(**kwargs)
+        if self.discriminator is None:
+            return
+        for stage in self.discriminator.stages:
+            for index in (0, 2, 4):
+                if normalization == "spectral":
+                    spectral_norm(stage[index])
+                elif index < 4:  # noqa: PLR2004 - the last one gives the score
+                    stage[index + 1] = nn.Sequential(InstanceNorm(stage[index].out_channels), stage[index + 1])
