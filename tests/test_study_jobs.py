@@ -14,7 +14,7 @@ import yaml
 
 from anomalib_ckaad.study import run_job
 from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
-from anomalib_ckaad.study.runner import _about, _result, _Running, check_jobs, run_study
+from anomalib_ckaad.study.runner import _about, _result, _Running, _start, check_jobs, run_study
 from anomalib_ckaad.study.store import Store
 
 CONFIG: dict[str, Any] = {
@@ -307,6 +307,21 @@ def test_a_job_on_a_full_disk_says_so(
         assert str(ended.value).startswith(expected)
         assert "RuntimeError" in capsys.readouterr().err
         assert json.loads((tmp_path / "result.json").read_text()) == {"error": str(ended.value)}
+
+
+def test_what_an_earlier_try_left_is_gone(tmp_path: Path) -> None:
+    job = job_of({"class_path": "Nothing"}, TEXTURES)
+    left = tmp_path / "jobs" / job.folder / "weights" / "model.ckpt"
+    left.parent.mkdir(parents=True)
+    left.write_text("half of it")
+    running = _start(job, tmp_path, "cpu", threads=1)
+    try:
+        assert not left.exists()
+        assert json.loads((running.folder / "job.json").read_text())["method"] == "m"
+    finally:
+        running.process.kill()
+        running.process.wait()
+        running.log.close()
 
 
 def test_a_log_that_a_full_disk_has_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,9 +238,9 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _start(job: Job, output: Path, device: str, threads: int) -> _Running:
     folder = output / "jobs" / job.folder
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier try has left, half a checkpoint on a full disk
     folder.mkdir(parents=True, exist_ok=True)
     source, target = folder / "job.json", folder / RESULT
-    target.unlink(missing_ok=True)
     source.write_text(json.dumps(_with_device(job, device), default=str), encoding="utf-8")
     environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     environment["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
