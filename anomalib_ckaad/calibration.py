@@ -80,7 +80,8 @@ def whitening_of(moments: Tensor, images: int) -> Tensor:
     channels = moments.shape[-1]
     shared = moments.mean(dim=(0, 1))
     share = PRIOR * channels / (PRIOR * channels + images)
-    variance = (shared.diagonal().mean() * FLOOR).clamp(min=torch.finfo(moments.dtype).tiny ** 0.5)
+    # Also where all residuals are 0, a matrix that float32 holds.
+    variance = (shared.diagonal().mean() * FLOOR).clamp(min=torch.finfo(torch.float32).tiny ** 0.5)
     identity = torch.eye(channels, dtype=moments.dtype, device=moments.device)
     shrunk = (1 - share) * moments + share * shared + variance * identity
     factor, failed = torch.linalg.cholesky_ex(shrunk)
@@ -207,17 +208,16 @@ class ResidualCalibration(nn.Module):
         # torchmetrics' AUROC takes scores for logits, and its sigmoid makes all above 17 the same.
         unit = math.sqrt(moments.sums[-1].shape[-1])
         for stage, (summed, projection) in enumerate(zip(moments.sums, moments.projections, strict=True)):
-            mean = (summed / max(1, moments.images)).double()
-            self.register_buffer(f"whitening_{stage}", (whitening_of(mean, moments.images) / unit).to(summed.dtype))
+            mean = (summed / max(1, moments.images)).cpu().double()  # not all devices have float64
+            self.register_buffer(f"whitening_{stage}", (whitening_of(mean, moments.images) / unit).to(summed))
             self.register_buffer(f"projection_{stage}", summed.new_zeros(0, 0) if projection is None else projection)
 
     def emphasize(self, matrices: Sequence[Tensor]) -> None:
         """Multiply whitened residuals by a matrix (d, d) for each stage: ``known_directions.emphasis_of``."""
         for stage, matrix in enumerate(matrices):
             whitening = self.get_buffer(f"whitening_{stage}")
-            self.register_buffer(
-                f"whitening_{stage}", (matrix.to(whitening.device, torch.float64) @ whitening.double()).to(whitening)
-            )
+            product = matrix.cpu().double() @ whitening.cpu().double()  # not all devices have float64
+            self.register_buffer(f"whitening_{stage}", product.to(whitening))
 
     def whitened(self, features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> list[Tensor]:
         """Residuals whose squares add up to the squared lengths, one tensor (N, H_k * W_k, d) a stage."""

@@ -171,6 +171,10 @@ def check_fit(model: pl.LightningModule, checkpoint: Mapping[str, Any], *, warm_
         if differing:
             told = ", ".join(f"{name} {theirs!r}, not {own!r}" for name, (own, theirs) in differing.items())
             logger.warning("The checkpoint's model was scored with %s: scores and thresholds do not match.", told)
+        if not getattr(model, "calibrate", True) and any(
+            value.numel() for name, value in _state(checkpoint).items() if "calibration.whitening" in name
+        ):
+            logger.warning("The checkpoint's map is calibrated: calibrate=False has no effect but on a new training.")
 
 
 def read_warm_start(model: pl.LightningModule, path: str) -> dict[str, Tensor]:

@@ -1,13 +1,17 @@
 """Remembers what the frozen backbone says of an image: every epoch the same, where nothing about it is random."""
 
 import hashlib
+import logging
+import zlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Identity, Normalize, Pad, Resize, ToDtype, ToImage
 
-from anomalib_ckaad.feature_folder import FeatureFolder, hash_image
+from anomalib_ckaad.feature_folder import FeatureFolder, bytes_of, hash_image
+
+logger = logging.getLogger(__name__)
 
 FIXED_TRANSFORMS = (CenterCrop, Compose, Grayscale, Identity, nn.Identity, Normalize, Pad, Resize, ToDtype, ToImage)
 """Transforms that give the same of the same image. Of any other it is not known."""
@@ -21,13 +25,15 @@ def is_fixed(transform: object) -> bool:
         >>> is_fixed(Compose([Resize(8), Normalize([0.5], [0.5])])), is_fixed(Compose([RandomHorizontalFlip()]))
         (True, False)
     """
-    if isinstance(transform, Compose):
+    if isinstance(transform, Compose) and type(transform) is Compose:
         return all(map(is_fixed, transform.transforms))
-    return transform is None or isinstance(transform, FIXED_TRANSFORMS)
+    return transform is None or type(transform) in FIXED_TRANSFORMS  # a subclass may do anything
 
 
 class FeatureCache:
     """Features of images by name, in memory and if wanted in a folder, in the precision that they were computed in.
+
+    An image that comes under a known name and is another one, as random transforms make it, is computed anew.
 
     Args:
         limit: Bytes of memory to hold at most. What comes when it is full is looked up in the folder, or computed.
@@ -50,8 +56,9 @@ class FeatureCache:
         """Where features stay from one run to the next; None keeps them in memory only."""
         self.computed = 0
         """Number of images whose features were computed."""
-        self._features: dict[tuple[str, str], list[Tensor]] = {}
+        self._features: dict[tuple[str, str], tuple[int, list[Tensor]]] = {}
         self._bytes = 0
+        self._said: set[str] = set()
 
     @property
     def bytes_held(self) -> int:
@@ -84,11 +91,14 @@ class FeatureCache:
         """
         if (self.limit <= 0 and self.folder is None) or not any(names):
             return compute(images)
+        names = [self._same(name, image, precision) for name, image in zip(names, images, strict=True)]
         keys = [
             "" if self.folder is None or name is None or (precision, name) in self._features else _key(image, precision)
             for image, name in zip(images, names, strict=True)
         ]
-        rows = [self._look_up(name, key, precision) for name, key in zip(names, keys, strict=True)]
+        rows = [
+            self._look_up(name, key, precision, image) for name, key, image in zip(names, keys, images, strict=True)
+        ]
         unknown = [index for index, row in enumerate(rows) if row is None]
         if unknown:
             fresh = compute(images if len(unknown) == len(names) else images[unknown])
@@ -97,39 +107,64 @@ class FeatureCache:
                 # A copy, channels last: a view would hold the whole batch.
                 row = [_copy(stage[position]) for stage in fresh]
                 rows[index] = row
-                self._keep(names[index], keys[index], precision, row)
+                self._keep(names[index], keys[index], precision, row, images[index])
             if len(unknown) == len(names):
                 return fresh
         batch = [torch.stack(stage).movedim(-1, 1) for stage in zip(*filter(None, rows), strict=True)]
         return batch if self.channels_last else [stage.contiguous() for stage in batch]
 
-    def _look_up(self, name: str | None, key: str, precision: str) -> list[Tensor] | None:
+    def _same(self, name: str | None, image: Tensor, precision: str) -> str | None:
+        """The name of an image, unless another image is known by it."""
+        known = None if name is None else self._features.get((precision, name))
+        if known is None or known[0] == _mark(image):
+            return name
+        self._say(
+            "other", "Images are not the same in each epoch: the features of those that change are computed every time."
+        )
+        return None
+
+    def _look_up(self, name: str | None, key: str, precision: str, image: Tensor) -> list[Tensor] | None:
         if name is None:
             return None
-        row = self._features.get((precision, name))
-        if row is None and self.folder is not None:
-            row = self.folder.read(key)
-            if row is not None:
-                self._remember(name, precision, row)
+        known = self._features.get((precision, name))
+        if known is not None:
+            return known[1]
+        row = None if self.folder is None else self.folder.read(key)
+        if row is not None:
+            self._remember(name, precision, row, image)
         return row
 
-    def _keep(self, name: str | None, key: str, precision: str, row: list[Tensor]) -> None:
+    def _keep(self, name: str | None, key: str, precision: str, row: list[Tensor], image: Tensor) -> None:
         if name is None:
             return
-        self._remember(name, precision, row)
+        self._remember(name, precision, row, image)
         if self.folder is not None:
             self.folder.write(key, row)
 
-    def _remember(self, name: str, precision: str, row: list[Tensor]) -> None:
+    def _remember(self, name: str, precision: str, row: list[Tensor], image: Tensor) -> None:
         """Hold features in memory as far as there is room."""
         each = sum(stage.nbytes for stage in row)
-        if (precision, name) not in self._features and self._bytes + each <= self.limit:
-            self._features[precision, name] = row
+        if (precision, name) in self._features:
+            return
+        if self._bytes + each <= self.limit:
+            self._features[precision, name] = (_mark(image), row)
             self._bytes += each
+        elif self.limit > 0:
+            self._say("full", "The features of some images do not fit into feature_cache, and are computed every time.")
+
+    def _say(self, what: str, sentence: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.info(sentence)
 
 
 def _key(image: Tensor, precision: str) -> str:
     return hashlib.sha256(f"{hash_image(image)} {precision}".encode()).hexdigest()
+
+
+def _mark(image: Tensor) -> int:
+    """A number that another image hardly has."""
+    return zlib.crc32(bytes_of(image))
 
 
 def _copy(stage: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ except ImportError:  # Windows: two processes may then overstep the limit togeth
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".features"
+SIZE_FILE = ".features-size"
 OWN_FOLDERS = f"{'[0-9a-f]' * 32}/{'[0-9a-f]' * 2}"
 """Where its files lie; nothing else in the folder is looked at."""
 GIB = 2**30
@@ -38,18 +39,19 @@ def hash_weights(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
 
 
 def hash_image(image: Tensor) -> str:
     """A digest of what the backbone is given: it changes with the file, how it is read, and every transform."""
     digest = hashlib.sha256(f"{image.dtype} {tuple(image.shape)}".encode())
-    digest.update(_bytes(image))
+    digest.update(bytes_of(image))
     return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """What a tensor holds, row by row."""
     array: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)
 
@@ -113,14 +115,17 @@ class FeatureFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():  # until it is written: another process may be counting files
                 there = path.stat().st_size if path.exists() else 0  # damaged, or another process was faster
-                self._writes = self._has_room(len(packed) - there)
-                if self._writes:
+                held = self._count()
+                if held + len(packed) - there <= self.limit:
                     _write_whole(path, packed)
+                    self._note(held + len(packed) - there)
                     return
+                self._writes = False
             self._say(
                 "full",
-                f"{self.root} holds the {self.limit / GIB:.1f} GiB of cache_limit: features that do not fit are "
-                "computed each time.",
+                f"Expected room for features in {self.root}, got {held / GIB:.3g} GiB there with a cache_limit of "
+                f"{self.limit / GIB:.3g}: what does not fit is computed each time. Do raise cache_limit, or delete the "
+                "folders of other weights and settings in it.",
             )
         except OSError as error:
             self._writes = False
@@ -129,27 +134,25 @@ class FeatureFolder:
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}{SUFFIX}"
 
-    def _has_room(self, count: int) -> bool:
-        """Whether so many bytes more fit; if so, they are taken."""
-        size_file = self.root / ".features-size"
+    def _count(self) -> int:
+        """Bytes that the folder holds."""
         if not self._counted:  # what was deleted or left behind since is seen once a run
             (self.folder / "configuration.json").write_text(self._described, encoding="utf-8")
-            held = self._bytes_held()
             self._counted = True
-        else:
-            try:
-                held = int(size_file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                held = self._bytes_held()
-        fits = held + count <= self.limit
-        size_file.write_text(str(held + count if fits else held), encoding="utf-8")
-        return fits
+            return self._bytes_held()
+        try:
+            return int((self.root / SIZE_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return self._bytes_held()
+
+    def _note(self, held: int) -> None:
+        (self.root / SIZE_FILE).write_text(str(held), encoding="utf-8")
 
     def _bytes_held(self) -> int:
-        # Parts are of processes that were killed while writing: others hold the lock.
-        for part in self.root.glob(f"{OWN_FOLDERS}/*.part"):
-            with suppress(OSError):
-                part.unlink()
+        if fcntl is not None:  # parts are of processes that were killed while writing: others hold the lock
+            for part in self.root.glob(f"{OWN_FOLDERS}/*.part"):
+                with suppress(OSError):
+                    part.unlink()
         return sum(file.stat().st_size for file in self.root.glob(f"{OWN_FOLDERS}/*{SUFFIX}"))
 
     @contextmanager
@@ -171,6 +174,9 @@ def _write_whole(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)  # as any other new file: folders are shared
         Path(temporary).replace(path)
     except OSError:
         with suppress(OSError):
@@ -180,10 +186,17 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 def _pack(features: Sequence[Tensor]) -> bytes:
     """One line of JSON, then the tensors' bytes one after another."""
-    payload = b"".join(_bytes(stage) for stage in features)
+    payload = b"".join(bytes_of(stage) for stage in features)
     stages = [{"dtype": str(stage.dtype).removeprefix("torch."), "shape": list(stage.shape)} for stage in features]
-    header = {"stages": stages, "sha256": hashlib.sha256(payload).hexdigest()}
+    header = {"stages": stages, "sha256": _digest(stages, payload)}
     return json.dumps(header).encode() + b"\n" + payload
+
+
+def _digest(stages: object, payload: bytes | memoryview) -> str:
+    """Of all that is in a file."""
+    digest = hashlib.sha256(json.dumps(stages).encode())
+    digest.update(payload)
+    return digest.hexdigest()
 
 
 def _unpack(path: Path) -> list[Tensor]:
@@ -196,7 +209,7 @@ def _unpack(path: Path) -> list[Tensor]:
     header_bytes, found, _ = content[: 2**16].numpy().tobytes().partition(b"\n")
     header = json.loads(header_bytes) if found else {}
     payload = content[len(header_bytes) + 1 :]
-    if hashlib.sha256(_bytes(payload)).hexdigest() != header.get("sha256"):
+    if _digest(header.get("stages"), bytes_of(payload)) != header.get("sha256"):
         msg = "its digest is another"
         raise ValueError(msg)
     features, begin = [], 0

@@ -51,6 +51,7 @@ class FittingMethods:
     _forget_calibration: Callable[[], None]
     _may_synthesize: bool
     _use_bfloat16: bool
+    _resumed_bfloat16: bool | None
     _compiled: dict[nn.Module, nn.Module]
     _has_weights: bool
     _warm_state: dict[str, Tensor] | None
@@ -108,7 +109,12 @@ class FittingMethods:
             folder = open_folder(self.cache_dir, self.cache_limit * GIB, self.model.backbone, transform)
             self.feature_cache.folder = folder
         wanted = use_bfloat16(self.autocast, self.trainer.precision, self.device, next(self.parameters()).dtype)
+        if self._resumed_bfloat16 is not None and self.autocast is None and self.trainer.precision == "32-true":
+            wanted = self._resumed_bfloat16  # a training goes on in the precision it was begun in
+        self._resumed_bfloat16 = None
         self._use_bfloat16 = self.trainer.strategy.broadcast(wanted)  # every process in the first one's precision
+        if self.autocast is None and self._use_bfloat16:
+            logger.info("Training steps run in bfloat16, which is faster here; `autocast: false` turns it off.")
         if self._random_state is not None:
             set_random_state(self._random_state)
             self._random_state = None
@@ -140,5 +146,9 @@ class FittingMethods:
 
     def on_fit_end(self) -> None:
         """Give the memory of the features back."""
+        self.forget_features()
+
+    def forget_features(self) -> None:
+        """Forget the features of a training that has ended, and its compiled modules."""
         self.feature_cache.clear()
         self._compiled.clear()

@@ -71,8 +71,8 @@ def emphasis_of(normal: StandingOut, known: StandingOut, prior: float = PRIOR) -
     weight = known.images / (known.images + prior)
     return [
         _emphasis(
-            normal.sums[stage].double(),
-            known.sums[stage].double(),
+            normal.sums[stage].cpu().double(),  # not all devices have float64
+            known.sums[stage].cpu().double(),
             counts=(normal.positions[stage], known.positions[stage]),
             weight=weight,
         )
@@ -84,8 +84,8 @@ def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight:
     size = len(normal)
     identity = torch.eye(size, dtype=normal.dtype, device=normal.device)
     usual = normal.diagonal().mean() / max(1, counts[0])
-    if not torch.isfinite(known).all():
-        logger.warning("Expected finite residuals of known anomalies, got others. They do not weigh in the map.")
+    if not (torch.isfinite(known).all() and torch.isfinite(normal).all()):
+        logger.warning("Expected finite residuals, got others. Known anomalies do not weigh in the map.")
         return identity
     if not usual > 0:
         return identity

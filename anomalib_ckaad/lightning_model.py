@@ -214,7 +214,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
         self.cache_dir, self.cache_limit = cache_dir, cache_limit
         self.autocast = autocast
-        self._use_bfloat16 = False
+        self._use_bfloat16, self._resumed_bfloat16 = False, None
         self._compiles = compile
         self._compiled: dict[nn.Module, nn.Module] = {}
         self.seed = seed
@@ -250,6 +250,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         """Keep versions, and the random state, so that a resumed training equals an uninterrupted one."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["ckaad_random_state"] = get_random_state()
+        checkpoint["ckaad_bfloat16"] = self._use_bfloat16
         note_versions(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -259,6 +260,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         resize_exactly(self.pre_processor)  # the checkpoint brought its own transform
         self._has_weights = True
         self._random_state = checkpoint.get("ckaad_random_state")
+        self._resumed_bfloat16 = checkpoint.get("ckaad_bfloat16")
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Ckaad":  # noqa: ANN401

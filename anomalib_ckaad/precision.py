@@ -11,14 +11,15 @@ WORTHWHILE = 1.5
 """From this speed-up on training runs in bfloat16; below, rounding buys too little."""
 LEAST_PIXELS = 128 * 128
 """Smaller images gain less: what they take is reading the weights, which stay in float32."""
-REPEATS = 5
+REPEATS = 9
 
 
 @cache
 def bfloat16_speed_up() -> float:
     """How many times as fast as in float32 a 3x3 convolution is in bfloat16 on this CPU.
 
-    Measured once a process, in some ten milliseconds; the best of several runs, so that other programs matter little.
+    Measured once a process, in some ten milliseconds: on one thread, as several wait for the slowest; by turns, and the
+    best run of each, so that other programs matter little.
 
     Returns:
         The ratio; 0 where there is no such convolution.
@@ -30,20 +31,26 @@ def bfloat16_speed_up() -> float:
     generator = torch.Generator().manual_seed(0)  # training's own random numbers stay what they are
     images, weight = (torch.randn(shape, generator=generator) for shape in ((4, 64, 32, 32), (64, 64, 3, 3)))
     images = images.contiguous(memory_format=torch.channels_last)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        return _best_seconds(images, weight) / _best_seconds(images.bfloat16(), weight.bfloat16())
+        return _ratio((images, weight), (images.bfloat16(), weight.bfloat16()))
     except RuntimeError:  # what torch raises for an operation that it does not have
         return 0.0
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
-def _best_seconds(images: Tensor, weight: Tensor) -> float:
-    taken = []
+def _ratio(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    """Seconds of one convolution by those of another."""
+    taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(REPEATS + 1):  # the first prepares
-        begin = time.perf_counter()
-        functional.conv2d(images, weight, padding=1)
-        taken.append(time.perf_counter() - begin)
-    return min(taken[1:])
+        for seconds, (images, weight) in zip(taken, (one, other), strict=True):
+            begin = time.perf_counter()
+            functional.conv2d(images, weight, padding=1)
+            seconds.append(time.perf_counter() - begin)
+    return min(taken[0][1:]) / min(taken[1][1:])
 
 
 def use_bfloat16(

@@ -165,9 +165,13 @@ def test_moments_that_are_not_finite_are_not_taken() -> None:
     assert not calibrated((f, g)).is_set
 
 
-def test_perfect_reconstructions_do_not_divide_by_zero() -> None:
-    f, _ = pair(*SHAPE)
-    assert torch.isfinite(calibrated((f, f))([f], [f])[0]).all()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_perfect_reconstructions_do_not_divide_by_zero(dtype: torch.dtype) -> None:
+    f, g = (one.to(dtype) for one in pair(*SHAPE))
+    perfect = calibrated((f, f))
+    assert torch.isfinite(perfect.get_buffer("whitening_0")).all()
+    assert perfect([f], [f])[0].abs().max() == 0
+    assert torch.isfinite(perfect([f], [g])[0]).all()
 
 
 # In a training

@@ -321,6 +321,15 @@ def test_the_same_stages_by_other_names_fit(checkpoint: Path) -> None:
     assert Ckaad.load_from_checkpoint(checkpoint, layers=("layer2", "layer3"))
 
 
+def test_a_calibrated_map_is_not_undone(tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = read_checkpoint(checkpoint)
+    Ckaad(**TINY, calibrate=False).on_load_checkpoint(content)
+    assert "calibrated" not in caplog.text
+    content["state_dict"]["model.calibration.whitening_0"] = torch.eye(2)[None, None]
+    Ckaad(**TINY, calibrate=False).on_load_checkpoint(content)
+    assert "The checkpoint's map is calibrated: calibrate=False has no effect" in caplog.text
+
+
 def test_arguments_that_change_scores_are_warned_of(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     Ckaad(**TINY, score_top_k=7).on_load_checkpoint(read_checkpoint(checkpoint))
     assert "The checkpoint's model was scored with score_top_k 100, not 7" in caplog.text

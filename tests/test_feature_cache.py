@@ -1,15 +1,16 @@
 """The backbone looks once at an image that comes again as it was, and training does not notice."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from anomalib.engine import Engine
-from torchvision.transforms.v2 import RandomHorizontalFlip
+from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.feature_cache import FeatureCache
+from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 
@@ -70,6 +71,47 @@ def test_trains_to_the_same_weights(known: bool, folder_root: Path, tmp_path: Pa
 def test_off_where_images_change(folder_root: Path, tmp_path: Path) -> None:
     _, seen = fit(folder_root, tmp_path, known=True, augmentations=RandomHorizontalFlip())
     assert sum(seen) == 3 * (4 + 4) + 2  # known ones come twice an epoch; validation images stay as they are
+
+
+def test_another_image_under_a_known_name_is_computed(caplog: pytest.LogCaptureFixture) -> None:
+    cache = FeatureCache(limit=2**20)
+    with caplog.at_level(logging.INFO):
+        for seed in range(3):  # as data sets give them that draw something of their own
+            images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+            for found, expected in zip(cache.get(images, ["a", "b"], stages), stages(images), strict=True):
+                assert torch.equal(found, expected)
+    assert cache.computed == 3 * 2
+    assert caplog.text.count("Images are not the same in each epoch") == 1
+
+
+def test_a_subclass_may_do_anything() -> None:
+    class Shaken(Resize):
+        pass
+
+    assert is_fixed(Compose([Resize(8)]))
+    assert not is_fixed(Compose([Shaken(8)]))
+
+
+def test_draws_of_a_data_sets_own_are_seen(folder_root: Path, tmp_path: Path) -> None:
+    """Noise that the data set adds itself, of which no transform says anything."""
+    data: Any = make_folder_data(folder_root)
+    data.setup()
+    kind = type(data.train_data)
+
+    class Noisy(kind):  # type: ignore[misc, valid-type]
+        def __getitem__(self, index: int) -> Any:
+            item = super().__getitem__(index)
+            return item.update(image=item.image + 0.1 * torch.rand(item.image.shape))
+
+    data.train_data.__class__ = Noisy
+    data.setup = lambda stage=None: None
+    model = Ckaad(
+        "resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, max_epochs=3, strategy="recon", visualizer=False
+    )
+    seen: list[int] = []
+    model.model.backbone.register_forward_hook(lambda _module, args, _out: seen.append(len(args[0])))
+    Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False).fit(model, datamodule=data)
+    assert sum(seen) == 3 * 4 + 2  # validation images stay as they are
 
 
 @pytest.mark.parametrize("value", [-1, "much"])

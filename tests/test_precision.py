@@ -52,6 +52,36 @@ def test_no_such_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     precision.bfloat16_speed_up.cache_clear()
 
 
+@pytest.mark.parametrize("stalled", [range(10), range(10, 20), range(0, 20, 3)])
+def test_other_programs_do_not_decide(stalled: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 takes 4 seconds and bfloat16 one; other programs make half of the runs a hundred times as long."""
+    now, runs = [0.0], [0]
+
+    def convolve(images: torch.Tensor, *_: Any, **__: Any) -> None:
+        now[0] += (4 if images.dtype == FLOAT else 1) * (100 if runs[0] in stalled else 1)
+        runs[0] += 1
+
+    monkeypatch.setattr(precision.functional, "conv2d", convolve)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    precision.bfloat16_speed_up.cache_clear()
+    threads = torch.get_num_threads()
+    assert precision.bfloat16_speed_up() == 4
+    assert torch.get_num_threads() == threads
+    precision.bfloat16_speed_up.cache_clear()
+
+
+def test_a_training_goes_on_in_the_precision_it_was_begun_in(speed_up: Any, folder_root: Path, tmp_path: Path) -> None:
+    speed_up(4.0)
+    fit(folder_root, tmp_path / "first", autocast=None, image_size=128)
+    (path,) = (tmp_path / "first").glob("**/model.ckpt")
+    assert torch.load(path, weights_only=True)["ckaad_bfloat16"] is True
+    speed_up(1.0)  # measured anew on a machine that does other work
+    model = Ckaad("resnet18", 2, pre_trained=False, image_size=128, seed=0, max_epochs=2, visualizer=False)
+    engine = Engine(default_root_dir=tmp_path / "second", accelerator="cpu", enable_progress_bar=False)
+    engine.fit(model, datamodule=make_folder_data(folder_root), ckpt_path=str(path))
+    assert model._use_bfloat16
+
+
 def test_measuring_draws_no_random_numbers() -> None:
     precision.bfloat16_speed_up.cache_clear()
     state = torch.get_rng_state()

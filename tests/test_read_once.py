@@ -142,6 +142,8 @@ def test_is_undone_where_a_fit_fails(folder_root: Path, tmp_path: Path, monkeypa
 
     def fail(self: Ckaad, *_: object) -> None:
         wrapped.append(self.trainer.datamodule.train_data)  # type: ignore[attr-defined]
+        self.feature_cache.get(torch.rand(1, 3, 64, 64), ["a"], lambda images: [images])
+        assert self.feature_cache.bytes_held > 0
         raise RuntimeError("out of paper")
 
     monkeypatch.setattr(Ckaad, "training_step", fail)
@@ -150,6 +152,7 @@ def test_is_undone_where_a_fit_fails(folder_root: Path, tmp_path: Path, monkeypa
         Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False).fit(model, datamodule=data)
     assert isinstance(wrapped[0], ReadOnce)
     assert wrapped[0].kept == {}
+    assert model.feature_cache.bytes_held == 0
     assert not isinstance(data.train_data, ReadOnce)
     assert not isinstance(data.val_data, ReadOnce)
 

@@ -129,8 +129,9 @@ class ReadImagesOnce(Callback):
         read_anew(datamodule_of(trainer))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the memory back: the data may be used again."""
-        del pl_module, exception
+        """Give all memory back: data and model may be used again."""
+        del exception
+        cast("Any", pl_module).forget_features()
         read_anew(datamodule_of(trainer))
 
 
