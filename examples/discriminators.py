@@ -10,7 +10,9 @@ from anomalib_ckaad.channels_last import InstanceNorm
 
 
 class NormalizedCkaad(Ckaad):
-    """Ckaad whose patch discriminator has spectral normalization, or instance normalization before each LeakyReLU.
+    """Ckaad whose patch discriminator has spectral or instance normalization in all layers but the last.
+
+    The last one is free in either: its energies have to reach the margin.
 
     Args:
         normalization: Which.
@@ -22,8 +24,8 @@ class NormalizedCkaad(Ckaad):
         if self.discriminator is None:
             return
         for stage in self.discriminator.stages:
-            for index in (0, 2, 4):
+            for index in (0, 2):
                 if normalization == "spectral":
                     spectral_norm(stage[index])
-                elif index < 4:  # noqa: PLR2004 - the last one gives the score
+                else:
                     stage[index + 1] = nn.Sequential(InstanceNorm(stage[index].out_channels), stage[index + 1])
