@@ -8,6 +8,7 @@ import torch
 from anomalib.engine import Engine
 
 from anomalib_ckaad import precision
+from anomalib_ckaad.feature_cache import FeatureCache
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 
@@ -104,6 +105,24 @@ def fit(root: Path, folder: Path, **arguments: Any) -> tuple[Ckaad, set[torch.dt
     engine.fit(model, datamodule=make_folder_data(root))
     engine.test(model, datamodule=make_folder_data(root))
     return model, training, elsewhere
+
+
+def test_features_are_kept_in_the_precision_that_asks_for_them(
+    speed_up: Any, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training's in bfloat16; those of validation images in float32, and calibration's as well, which are not kept."""
+    speed_up(4.0)
+    kept: list[tuple[str, torch.dtype]] = []
+    remember = FeatureCache._remember
+
+    def note(cache: FeatureCache, name: str, precision: str, row: list[torch.Tensor], image: torch.Tensor) -> None:
+        kept.append((Path(name).parent.name, row[0].dtype))
+        remember(cache, name, precision, row, image)
+
+    monkeypatch.setattr(FeatureCache, "_remember", note)
+    model, _, _ = fit(folder_root, tmp_path, image_size=128, calibrate=True)
+    assert model.model.calibration.is_set
+    assert sorted(kept, key=str) == [("good", torch.bfloat16)] * 4 + [("good", FLOAT)] * 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 HERE = Path(__file__).parents[2]
 
 
-def train(root: Path, output: Path, devices: int, *earlier: Path) -> list[dict[str, Any]]:
+def train(
+    root: Path, output: Path, devices: int, features: Path | None, earlier: Path | None = None
+) -> list[dict[str, Any]]:
     output.mkdir()
     command = [
         sys.executable,
@@ -24,7 +26,7 @@ def train(root: Path, output: Path, devices: int, *earlier: Path) -> list[dict[s
         str(root),
         str(output),
         str(devices),
-        *map(str, earlier),
+        *(str(path or "none") for path in (features, earlier)),
     ]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -33,12 +35,12 @@ def train(root: Path, output: Path, devices: int, *earlier: Path) -> list[dict[s
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What two processes did, and what one did with their batches."""
+    """What two processes did, which share a folder of features, and what one did with their batches and without it."""
     root = tmp_path_factory.mktemp("ddp")
     for name, count in (("good", 16), ("test_good", 2), ("test_bad", 2), ("known/scratch", 5)):
         write_images(root / name, count, size=64)
-    two = train(root, root / "two", 2)
-    return two, train(root, root / "one", 1, root / "two")[0]
+    two = train(root, root / "two", 2, root / "features")
+    return two, train(root, root / "one", 1, None, root / "two")[0]
 
 
 def names(paths: list[str], folder: str) -> list[str]:
@@ -76,13 +78,19 @@ def test_same_losses_and_weights_as_one_process(runs: tuple[list[dict[str, Any]]
 def test_features_are_shared(
     runs: tuple[list[dict[str, Any]], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Both wrote to one folder, each image once; what the one process then read is what it would have computed."""
-    (folder,) = [path for path in tmp_path_factory.getbasetemp().glob("ddp0/features/*") if path.is_dir()]
-    (first, second), _ = runs
+    """Both wrote to one folder, each image once; a third one that reads it computes nothing, and finds the same."""
+    root = tmp_path_factory.getbasetemp() / "ddp0"
+    (folder,) = [path for path in (root / "features").glob("*") if path.is_dir()]
+    (first, second), one = runs
     seen = {path for process in (first, second) for step in process["steps"] for path in step["paths"]}
     # Calibration looks at the images that three steps did not.
     assert len(list(folder.rglob("*.features"))) == first["images"] > len(seen)
     assert not list(folder.rglob("*.part"))
+    (reader,) = train(root, root / "reader", 1, root / "features", root / "two")
+    assert reader["computed"] == 0
+    assert [step["losses"] for step in reader["steps"]] == [
+        pytest.approx(step["losses"], rel=1e-9) for step in one["steps"]
+    ]
 
 
 def test_weights_have_moved(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:

@@ -40,6 +40,7 @@ class Record(Callback):
         data = trainer.datamodule
         images = len(data.train_data) + len(data.known_data)
         state = {"steps": self.steps, "weights": pl_module.state_dict(), "images": images}
+        state["computed"] = pl_module.feature_cache.computed
         torch.save(state, self.output / f"rank{trainer.global_rank}.pt")
 
 
@@ -52,7 +53,7 @@ class TheSameBatches(KnownAnomalyBatches):
         yield from self.batches
 
 
-def main(root: Path, output: Path, devices: int, earlier: Path | None) -> None:
+def main(root: Path, output: Path, devices: int, features: Path | None, earlier: Path | None) -> None:
     inner = make_folder_data(
         root,
         abnormal_dir="test_bad",
@@ -86,7 +87,8 @@ def main(root: Path, output: Path, devices: int, earlier: Path | None) -> None:
         visualizer=False,
         evaluator=False,
         calibrate=True,
-        cache_dir=root / "features",
+        feature_cache=0,
+        cache_dir=features,
     ).double()
     engine = Engine(
         default_root_dir=output,
@@ -106,4 +108,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     where = [Path(word) for word in (sys.argv[1], sys.argv[2])]
-    main(where[0], where[1], int(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)
+    main(*where, int(sys.argv[3]), *(Path(word) if word != "none" else None for word in sys.argv[4:6]))
