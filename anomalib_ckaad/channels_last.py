@@ -149,9 +149,10 @@ class _CosineOfMaps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Tensor, g: Tensor) -> Tensor:  # noqa: ANN401 - torch's
         products = []
-        for one, other in zip(_rows(f).flatten(1), _rows(g).flatten(1), strict=True):
-            a, b = _wide(one), _wide(other)
-            products.append(torch.stack([a @ b, a @ a, b @ b]))
+        with torch.autocast(f.device.type, enabled=False):  # which would round the products, and slowly
+            for one, other in zip(_rows(f).flatten(1), _rows(g).flatten(1), strict=True):
+                a, b = _wide(one), _wide(other)
+                products.append(torch.stack([a @ b, a @ a, b @ b]))
         of_both, of_f, of_g = torch.stack(products, dim=1)
         lengths = torch.stack([of_f, of_g]).sqrt().clamp(min=SMALLEST_COSINE_LENGTH)
         cosine: Tensor = of_both / lengths.prod(dim=0)

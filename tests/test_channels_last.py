@@ -47,6 +47,16 @@ def test_cosine(dtype: torch.dtype, tolerance: float) -> None:
         torch.testing.assert_close(one.double(), other.double(), rtol=tolerance, atol=tolerance * 0.1)
 
 
+def test_autocast_rounds_no_sum_over_whole_maps() -> None:
+    f, g = (one.float().contiguous(memory_format=torch.channels_last) for one in maps(torch.bfloat16))
+    expected = gradient_of(lambda x: cosine_of_maps(f, x), g)
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16):
+            found, _ = gradient_of(lambda x, dtype=dtype: cosine_of_maps(f.to(dtype), x), g.to(dtype))
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, expected[0], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 def test_unit_length(dtype: torch.dtype, tolerance: float) -> None:
     _, g = maps(dtype)
