@@ -62,7 +62,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--backbones", nargs="+", choices=SETUPS, default=DEFAULT_SETUPS, help="default: both ResNets")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
-    parser.add_argument("--report", type=Path, help="Markdown file whose section `profile` gets the table")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
+    parser.add_argument("--section", default="profile", help="of the report; default: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bfloat16 = bfloat16_speed_up() >= WORTHWHILE
@@ -73,7 +74,7 @@ def main() -> None:
     ]
     precision = "bfloat16" if bfloat16 else "float32"
     text = f"{markdown_table(rows)}\n\n{options.steps} steps, {precision}; {describe_machine(options.threads)}."
-    publish(text, found | {"machine": describe_machine(options.threads)}, options.report, "profile")
+    publish(text, found | {"machine": describe_machine(options.threads)}, options.report, options.section)
 
 
 if __name__ == "__main__":

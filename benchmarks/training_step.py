@@ -218,7 +218,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", choices=SETUPS, default=DEFAULT_SETUPS, help="default: both ResNets")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="default: auto")
-    parser.add_argument("--report", type=Path, help="Markdown file whose section `training-step` gets the table")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
+    parser.add_argument("--section", default="training-step", help="of the report; default: %(default)s")
     parser.add_argument("--steps-of", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 2:  # noqa: PLR2004  # quartiles need two values
@@ -256,7 +257,7 @@ def main() -> None:
         f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; "
         f"{describe_machine(options.threads)}."
     )
-    publish(text, found, options.report, "training-step")
+    publish(text, found, options.report, options.section)
 
 
 if __name__ == "__main__":

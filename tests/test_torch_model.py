@@ -81,6 +81,17 @@ def test_autocast_does_not_round_scores_together(model: CkaadModel) -> None:
     assert len(prediction.anomaly_map.unique()) > 4 * len(in_half)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_features_of_many_images_are_those_of_each(channels_last: bool) -> None:
+    backbone = FrozenBackbone("resnet18", (2, 3), channels_last=channels_last).double()
+    images = torch.rand(19, 3, 64, 64, dtype=torch.float64)
+    together = backbone(images)
+    for index in (0, 7, 8, 18):
+        for one, other in zip(together, backbone(images[index : index + 1]), strict=True):
+            torch.testing.assert_close(one[index], other[0], rtol=1e-10, atol=1e-12)
+    assert all(one.is_contiguous(memory_format=backbone.memory_format) for one in together)
+
+
 def test_saved_and_loaded(model: CkaadModel) -> None:
     other = CkaadModel(model.backbone.name, layers=(1, 2, 3)).eval()
     images = torch.rand(1, 3, 64, 64)
