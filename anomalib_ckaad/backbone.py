@@ -11,6 +11,7 @@ from timm.models import FeatureListNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from anomalib_ckaad.channels_last import is_traced
 from anomalib_ckaad.folding import fold_batch_norms
 from anomalib_ckaad.reconstructor import Architecture
 
@@ -212,8 +213,7 @@ class FrozenBackbone(nn.Module):
         On CPUs, of a few images at a time: their maps stay in the processor's caches from one operation to the next.
         """
         network, images = self._fastest(), images.contiguous(memory_format=self.memory_format)
-        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
-        if traced or images.device.type != "cpu" or len(images) <= TOGETHER:
+        if is_traced() or images.device.type != "cpu" or len(images) <= TOGETHER:
             return list(network(images))
         parts = [network(part) for part in torch.split(images, TOGETHER)]
         return [torch.cat(stage) for stage in zip(*parts, strict=True)]

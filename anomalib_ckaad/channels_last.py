@@ -18,6 +18,11 @@ SMALLEST_COSINE_LENGTH = 1e-8
 """The same for ``torch.cosine_similarity``."""
 
 
+def is_traced() -> bool:
+    """Whether operations are being recorded, to be compiled or exported."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Whether the functions of this room take their own way for a map (N, C, H, W).
 
@@ -26,8 +31,7 @@ def is_channels_last(x: Tensor) -> bool:
         >>> is_channels_last(x), is_channels_last(x.contiguous(memory_format=torch.channels_last))
         (False, True)
     """
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
-    if traced or x.device.type != "cpu" or x.ndim != 4:  # noqa: PLR2004
+    if is_traced() or x.device.type != "cpu" or x.ndim != 4:  # noqa: PLR2004
         return False
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
