@@ -62,7 +62,10 @@ def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm'
         msg = f"Expected the name of a timm model, got backbone {backbone!r}. Do choose one such as {similar}."
         raise ValueError(msg)
     try:
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                return timm.create_model(backbone, pretrained=False, **options)
+        except NotImplementedError:  # some versions of timm compute with numbers that such tensors do not have
             return timm.create_model(backbone, pretrained=False, **options)
     except (RuntimeError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         msg = (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_ckaad.channels_last import InstanceNorm, unit_length
+from anomalib_ckaad.memory_saving import may_recompute, recomputed
 from anomalib_ckaad.reconstructor import Architecture
 
 NEGATIVE_SLOPE = 0.1
@@ -22,6 +23,9 @@ class PatchDiscriminator(nn.Module):
     Args:
         channels: Channels of each stage, shallow to deep.
     """
+
+    recomputes = False
+    """Whether training keeps the features alone: see ``memory_saving``."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -38,7 +42,14 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Score features, one tensor (N, C_k, H_k, W_k) a stage -> one tensor (N, H_k, W_k) a stage."""
-        return [stage(unit_length(f)).squeeze(1) for stage, f in zip(self.stages, features, strict=True)]
+        return [self._score(stage, f) for stage, f in zip(self.stages, features, strict=True)]
+
+    def _score(self, stage: nn.Module, features: Tensor) -> Tensor:
+        def compute(f: Tensor) -> Tensor:
+            score: Tensor = stage(unit_length(f)).squeeze(1)
+            return score
+
+        return recomputed(compute, features) if may_recompute(self) else compute(features)
 
 
 def _halving(in_channels: int, out_channels: int) -> nn.Sequential:

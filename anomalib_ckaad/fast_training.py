@@ -26,9 +26,9 @@ def make_adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch
     return torch.optim.Adam(chosen, learning_rate, ADAM_BETAS, fused=fused or None)
 
 
-def bfloat16_if(wanted: bool) -> AbstractContextManager[object]:  # noqa: FBT001
-    """Autocast to bfloat16 on the CPU, or nothing: what a trainer has chosen stays as it is."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=wanted) if wanted else nullcontext()
+def bfloat16_if(wanted: bool, device: str = "cpu") -> AbstractContextManager[object]:  # noqa: FBT001
+    """Autocast to bfloat16 on a type of device, or nothing: what a trainer has chosen stays as it is."""
+    return torch.autocast(device, torch.bfloat16) if wanted else nullcontext()
 
 
 def precision_of(images: Tensor) -> str:

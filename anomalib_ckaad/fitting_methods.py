@@ -108,9 +108,9 @@ class FittingMethods:
             transform = getattr(self.pre_processor, "transform", None)
             folder = open_folder(self.cache_dir, self.cache_limit * GIB, self.model.backbone, transform)
             self.feature_cache.folder = folder
-        wanted = use_bfloat16(self.autocast, self.trainer.precision, self.device, next(self.parameters()).dtype)
-        if self._resumed_bfloat16 is not None and self.autocast is None and self.trainer.precision == "32-true":
-            wanted = self._resumed_bfloat16  # a training goes on in the precision it was begun in
+        # A training goes on in the precision it was begun in.
+        chosen = self._resumed_bfloat16 if self.autocast is None else self.autocast
+        wanted = use_bfloat16(chosen, self.trainer.precision, self.device, next(self.parameters()).dtype)
         self._resumed_bfloat16 = None
         self._use_bfloat16 = self.trainer.strategy.broadcast(wanted)  # every process in the first one's precision
         if self.autocast is None and self._use_bfloat16:

@@ -14,6 +14,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from anomalib_ckaad import memory_saving
 from anomalib_ckaad.anomaly_map import TopK
 from anomalib_ckaad.arguments import check_arguments
 from anomalib_ckaad.calibration_methods import CalibrationMethods
@@ -96,13 +97,15 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         cache_dir: A folder in which these features stay, for later runs and other processes: for the same images,
             weights, stages and transforms only. Default: none. ``docs/speed.md`` has what it takes and brings.
         cache_limit: GiB that ``cache_dir`` may hold; what does not fit is computed every time.
-        autocast: Whether training steps on a CPU run in bfloat16 where the trainer's precision is its default; all
-            that is scored stays float32. Default None: where a measurement of some milliseconds finds bfloat16 at
-            least 1.5 times as fast, and images have 128x128 pixels or more. False trains in float32 throughout.
+        autocast: Whether training steps on a CPU or CUDA's GPUs run in bfloat16 where the trainer's precision is its
+            default; all that is scored stays float32. Default None: on CPUs, where a measurement of some milliseconds
+            finds bfloat16 at least 1.5 times as fast and images have 128x128 pixels or more. False never does.
         fold_batch_norms: Whether the frozen backbone's batch norms become part of its convolutions, on CPUs.
         channels_last: Whether feature maps have their channels together in memory.
         compile: Whether to run auto-encoder and discriminator through ``torch.compile`` in training. Default False: on
             CPUs it takes a minute and a C++ compiler, and gains nothing that was measured.
+        save_memory: Whether training computes activations of auto-encoder and discriminator again instead of keeping
+            them: ``docs/speed.md`` has what it saves and costs. Changes no result.
         seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
         pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
         post_processor: As in every anomalib model, or ``RatePostProcessor`` for thresholds of a false-positive rate.
@@ -156,6 +159,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         fold_batch_norms: bool = True,  # noqa: FBT001, FBT002
         channels_last: bool = True,  # noqa: FBT001, FBT002
         compile: bool = False,  # noqa: A002, FBT001, FBT002
+        save_memory: bool = False,  # noqa: FBT001, FBT002
         seed: int | None = None,
         pre_processor: PreProcessor | bool = True,  # noqa: FBT001, FBT002
         post_processor: PostProcessor | bool = True,  # noqa: FBT001, FBT002
@@ -213,12 +217,10 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         self.max_epochs = max_epochs
         self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
         self.cache_dir, self.cache_limit = cache_dir, cache_limit
-        self.autocast = autocast
         self._use_bfloat16, self._resumed_bfloat16 = False, None
-        self._compiles = compile
+        self.autocast, self._compiles = autocast, compile
         self._compiled: dict[nn.Module, nn.Module] = {}
-        self.seed = seed
-        self.synthetic = synthetic
+        self.seed, self.synthetic = seed, synthetic
         self.synthesis = synthesis or ElasticAnomalies()
         self._has_weights = False
         self._warm_state: dict[str, Tensor] | None = None
@@ -240,6 +242,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             self.model.check_size(*size)
             architecture = self.model.auto_encoder.architecture
             self.discriminator = make_discriminator(self.objective.strategy.discriminator, architecture, size)
+        if save_memory:
+            memory_saving.save_memory(self.model.auto_encoder, self.discriminator)
         if warm_start is not None:
             self._warm_state = read_warm_start(self, warm_start)
         warn_of_other_normalization(self.pre_processor, backbone, normal_range)

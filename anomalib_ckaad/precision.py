@@ -62,9 +62,10 @@ def use_bfloat16(
     """Whether training steps run under bfloat16 autocast that the trainer has not asked for.
 
     Args:
-        wanted: True or False where somebody has decided; None measures.
+        wanted: True or False where somebody has decided; None measures on a CPU. A GPU is given it only if it is asked
+            for: small batches keep it waiting in any precision, so that it saves memory more than time.
         precision: The trainer's; anything but its default ``32-true`` has been chosen and stands.
-        device: Where training runs; only CPUs are looked at.
+        device: Where training runs; only CPUs and CUDA's devices are looked at.
         dtype: Of the weights; only float32 ones are.
 
     Example:
@@ -73,9 +74,9 @@ def use_bfloat16(
         >>> use_bfloat16(True, "64-true", torch.device("cpu"), torch.float64)
         False
     """
-    if wanted is False or precision != "32-true" or device.type != "cpu" or dtype != torch.float32:
+    if wanted is False or precision != "32-true" or device.type not in {"cpu", "cuda"} or dtype != torch.float32:
         return False
-    return wanted is True or bfloat16_speed_up() >= WORTHWHILE
+    return wanted is True or (device.type == "cpu" and bfloat16_speed_up() >= WORTHWHILE)
 
 
 def is_worthwhile(wanted: bool | None, images: Tensor) -> bool:  # noqa: FBT001 - three values

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalib_ckaad.channels_last import InstanceNorm
+from anomalib_ckaad.memory_saving import may_recompute, recomputed
 
 NormName = Literal["instance", "batch"]
 Norm = Callable[[int], nn.Module]
@@ -84,6 +85,9 @@ class ResidualBlock(nn.Module):
         relu: Whether the sum passes a ReLU.
     """
 
+    recomputes = False
+    """Whether training keeps the block's input alone: see ``memory_saving``."""
+
     def __init__(
         self,
         in_channels: int,
@@ -124,6 +128,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H', W')."""
+        return recomputed(self._compute, x) if may_recompute(self) else self._compute(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
         out = x
         last = len(self.convolutions) - 1
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):

@@ -63,7 +63,7 @@ class TrainingMethods:
         own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
         discriminator = self.discriminator if is_anomalous.any() else None
         try:
-            with bfloat16_if(self._use_bfloat16 and is_worthwhile(self.autocast, images)):
+            with bfloat16_if(self._use_bfloat16 and is_worthwhile(self.autocast, images), images.device.type):
                 losses = alternating_step(
                     self._features(images, names, "train_data"),
                     is_anomalous,

@@ -71,7 +71,7 @@ def run(backbone: str, root: Path, way: dict[str, Any], options: argparse.Namesp
         abnormal_dir="bad",
         train_batch_size=BATCH,
         eval_batch_size=BATCH,
-        num_workers=0,
+        num_workers=getattr(options, "workers", 0),
         val_split_mode="from_train",
         val_split_ratio=0.2,
         seed=0,
@@ -93,7 +93,7 @@ def run(backbone: str, root: Path, way: dict[str, Any], options: argparse.Namesp
     timer = SecondEpoch()
     engine = Engine(
         default_root_dir=root / "results",
-        accelerator="cpu",
+        accelerator="cpu" if getattr(options, "device", "cpu") == "cpu" else "gpu",
         callbacks=[timer],
         enable_progress_bar=False,
         enable_model_summary=False,

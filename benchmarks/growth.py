@@ -1,14 +1,14 @@
 """How time and memory of training grow with the number of images, their size and the backbone, at three sizes each.
 
     python benchmarks/growth.py [--rounds 3] [--threads 2] [--counts 40 80 160] [--sizes 128 256 384]
-        [--report docs/speed.md] [--plot docs/images/growth.png] [--assumed-tflops 100]
+        [--device cpu] [--workers 0] [--report docs/speed.md] [--plot docs/images/growth.png]
 
 Every training is a process of its own: two epochs through anomalib's engine, with 16 normal images and 16 known
 anomalies a batch, stages 2 3, no cache of features, random weights, of which the second epoch is timed, its validation
 included. What does not vary is 80 images of 256x256 and ResNet18. Every round runs each training once, so that a busy
-machine slows all of them alike; seconds and memory are medians over rounds. What a million images would take is
-arithmetic, and labeled as such: on this machine from the seconds an image; on eight GPUs from the counted operations an
-image and a throughput that is assumed, not measured. The last line is a JSON object.
+machine slows all of them alike; seconds and memory are medians over rounds, memory that of the process or of what torch
+has allocated on a GPU. What a million images would take is arithmetic from the seconds an image, and labeled as such:
+on this machine, and where that has a GPU on eight of them. The last line is a JSON object.
 """
 
 import argparse
@@ -47,25 +47,27 @@ def train_once(options: argparse.Namespace) -> dict[str, float]:
         for name, count in (("good", options.images), ("test", 1), ("bad", 1), ("known", BATCH)):
             write_images(root / name, count, options.image_size, seed=len(name))
         timer = run(options.backbones[0], root, {"feature_cache": 0}, options, known=True)
-    return {"seconds": timer.seconds, "memory": peak_memory()}
+    memory = peak_memory() if options.device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+    return {"seconds": timer.seconds, "memory": memory}
 
 
-def measure(case: dict[str, Any], threads: int) -> dict[str, float]:
+def measure(case: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
     """Seconds and peak memory of one training in a process of its own."""
     arguments = ["--one", "--images", case["images"], "--image-size", case["size"], "--backbones", case["backbone"]]
-    command = [sys.executable, __file__, *map(str, arguments), "--threads", str(threads)]
+    arguments += ["--threads", options.threads, "--device", options.device, "--workers", options.workers]
+    command = [sys.executable, __file__, *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measure_all(cases: list[dict[str, Any]], rounds: int, threads: int) -> list[dict[str, Any]]:
+def measure_all(cases: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Each case with its medians; one that is there several times is measured once a round."""
     keys = [json.dumps(case, sort_keys=True) for case in cases]
     runs: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for key, found in runs.items():
-            found.append(measure(json.loads(key), threads))
+            found.append(measure(json.loads(key), options))
     rows = []
     for case, key in zip(cases, keys, strict=True):
         seconds = [one["seconds"] for one in runs[key]]
@@ -97,11 +99,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=USUAL["images"], help="where their number does not vary")
     parser.add_argument("--image-size", type=int, default=USUAL["size"], help="where it does not vary")
     parser.add_argument("--usual-backbone", default=USUAL["backbone"], help="where it does not vary")
-    parser.add_argument(
-        "--assumed-tflops", type=float, default=100.0, help="bfloat16 throughput of one GPU; default: %(default)s"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
     parser.add_argument("--plot", type=Path, help="picture to write")
-    parser.add_argument("--report", type=Path, help="Markdown file whose section `growth` gets the table")
+    parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
+    parser.add_argument("--section", default="growth", help="of the report; default: %(default)s")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 1:
@@ -127,11 +129,10 @@ def draw(groups: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def arithmetic(row: dict[str, Any], tflops: float) -> dict[str, float]:
+def arithmetic(row: dict[str, Any], device: str) -> dict[str, float]:
     """Hours that an epoch of a million normal images would take; computed, not measured."""
     here = MILLION * row["seconds_an_image"] / 3600
-    gpus = MILLION * row["flop_an_image"] / (GPUS * tflops * 1e12) / 3600
-    return {"hours_here": here, "hours_eight_gpus": gpus}
+    return {"on this machine": here} | ({} if device == "cpu" else {f"on {GPUS} such GPUs": here / GPUS})
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def main() -> None:
     usual = {"images": options.images, "size": options.image_size, "backbone": options.usual_backbone}
     varied = {"images": options.counts, "size": options.sizes, "backbone": options.backbones}
     cases = [(name, {**usual, name: value}) for name, values in varied.items() for value in values]
-    measured = measure_all([case for _, case in cases], options.rounds, options.threads)
+    measured = measure_all([case for _, case in cases], options)
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in varied}
     for (name, _), row in zip(cases, measured, strict=True):
         groups[name].append(row)
@@ -164,24 +165,23 @@ def main() -> None:
         for name, group in groups.items()
         for row in group
     ]
-    computed = {row["backbone"]: arithmetic(row, options.assumed_tflops) for row in groups["backbone"]}
-    sentences = " ".join(
-        f"{name}: {hours['hours_here']:.3g} hours an epoch on this machine, {hours['hours_eight_gpus']:.2g} on eight "
-        "GPUs."
+    computed = {row["backbone"]: arithmetic(row, options.device) for row in groups["backbone"]}
+    sentences = "; ".join(
+        f"{name} {', '.join(f'{value:.3g} {where}' for where, value in hours.items())}"
         for name, hours in computed.items()
     )
+    machine = describe_machine(options.threads, options.device)
+    shared = "" if options.device == "cpu" else f", shared out without loss among {GPUS}"
     text = (
         f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds; "
-        f"{describe_machine(options.threads)}.\n\n"
-        f"Arithmetic for a million normal images, nothing of which was run: images times seconds an image; on {GPUS} "
-        f"GPUs images times operations an image / ({GPUS} x {options.assumed_tflops:g} TFLOP/s, an assumed throughput "
-        f"of each, reading of images left out). {sentences}"
+        f"{options.workers} processes that read images; {machine}.\n\n"
+        f"Arithmetic for a million normal images of {options.image_size}x{options.image_size}, nothing of which was "
+        f"run: images times the seconds an image above{shared}. Hours an epoch: {sentences}."
     )
     if options.plot:
         draw(groups, options.plot)
-    machine = describe_machine(options.threads)
-    shown = {"machine": machine, "groups": groups, "million": computed, "assumed_tflops": options.assumed_tflops}
-    publish(text, shown, options.report, "growth")
+    shown = {"machine": machine, "groups": groups, "million": computed}
+    publish(text, shown, options.report, options.section)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from PIL import Image
 from anomalib_ckaad.study.sections import write_section
 
 
-def describe_machine(threads: int) -> str:
-    """Processor, cores, threads and torch's version."""
+def describe_machine(threads: int, device: str = "cpu") -> str:
+    """Processor, cores, threads and torch's version, after the GPU where it is one."""
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name()}; {describe_machine(threads)}"
     names: list[str] = []
     if Path("/proc/cpuinfo").exists():
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -37,7 +37,8 @@ class PlainStep:
         learning_rate: float = 5e-3,
         discriminator_learning_rate: float = 1e-4,
     ) -> None:
-        self.backbone = timm.create_model(model.backbone.name, pretrained=False, features_only=True).eval()
+        backbone = timm.create_model(model.backbone.name, pretrained=False, features_only=True)
+        self.backbone = backbone.to(next(model.parameters()).device).eval()
         # Not strict: the model's own backbone ends where the last chosen stage does.
         self.backbone.load_state_dict(model.backbone.network.state_dict(), strict=False)
         self.stages = [stage.index for stage in model.backbone.stages]
@@ -102,7 +103,7 @@ def _plain(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, InstanceNorm):
-                plain = nn.InstanceNorm2d(child.num_features, affine=True).to(child.weight.dtype)
+                plain = nn.InstanceNorm2d(child.num_features, affine=True).to(child.weight)
                 plain.load_state_dict(child.state_dict())
                 setattr(parent, name, plain)
     return module

@@ -1,11 +1,11 @@
 """Where the time of a training step goes: shares of kinds of operations, by torch's profiler.
 
     python benchmarks/profile_step.py [--steps 3] [--threads 2] [--backbones resnet18 wide_resnet50_2]
-        [--report docs/speed.md]
+        [--device cpu] [--report docs/speed.md]
 
 The package's step of ``training_step.py``, features computed and not cached. An operation's own time counts, without
-that of the operations it calls, so that the shares add up to the time that torch spends in operations. The last line is
-a JSON object.
+that of the operations it calls, so that the shares add up to the time that torch spends in operations; on a GPU to the
+time of its kernels, which is said beside the time of a step: the rest of that it waits. The last line is a JSON object.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from machine import describe_machine, publish
 from torch.profiler import ProfilerActivity, profile
-from training_step import DEFAULT_SETUPS, SETUPS, Setup, build, make_batch
+from training_step import DEFAULT_SETUPS, SETUPS, Setup, build, make_batch, seconds_of, wait_for
 
 from anomalib_ckaad.precision import WORTHWHILE, bfloat16_speed_up
 from anomalib_ckaad.study.sections import markdown_table
@@ -43,16 +43,28 @@ def kind_of(operation: str) -> str:
 
 def shares_of(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dict[str, float]:
     """Share of the time by kind of operation."""
-    _, package = build(setup, bfloat16=bfloat16)
-    images, is_anomalous = make_batch(setup, options.image_size)
-    package(package.features(images), is_anomalous)  # warms up
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    on_gpu = options.device != "cpu"
+    _, package, _ = build(setup, options.device, bfloat16=bfloat16)
+    images, is_anomalous = make_batch(setup, options.image_size, options.device)
+
+    def some_steps() -> None:
         for _ in range(options.steps):
             package(package.features(images), is_anomalous)
+
+    some_steps()  # warms up
+    seconds = seconds_of(some_steps, options.device) / options.steps
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
+        some_steps()
+        wait_for(options.device)
     spent = dict.fromkeys([*KINDS, REST], 0.0)
     for event in found.key_averages():
-        spent[kind_of(event.key)] += event.self_cpu_time_total
-    return {kind: time / sum(spent.values()) for kind, time in spent.items()}
+        if not on_gpu:
+            spent[kind_of(event.key)] += event.self_cpu_time_total
+        elif event.key.startswith("aten::"):  # kernels have entries of their own besides
+            spent[kind_of(event.key)] += event.self_device_time_total
+    total = sum(spent.values())
+    shares = {kind: time / total for kind, time in spent.items()}
+    return shares | ({"step, ms": 1e3 * seconds, "kernels, ms": total / options.steps / 1e3} if on_gpu else {})
 
 
 def main() -> None:
@@ -62,19 +74,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--backbones", nargs="+", choices=SETUPS, default=DEFAULT_SETUPS, help="default: both ResNets")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="default: auto")
     parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
     parser.add_argument("--section", default="profile", help="of the report; default: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    bfloat16 = bfloat16_speed_up() >= WORTHWHILE
+    measured = options.precision == "auto" and options.device == "cpu" and bfloat16_speed_up() >= WORTHWHILE
+    bfloat16 = measured or options.precision == "bfloat16"
     found = {name: shares_of(SETUPS[name], options, bfloat16=bfloat16) for name in options.backbones}
     rows = [
         {"operations": kind, **{name: f"{100 * shares[kind]:.0f} %" for name, shares in found.items()}}
         for kind in [*KINDS, REST]
     ]
+    rows += [
+        {"operations": measure, **{name: f"{shares[measure]:.1f}" for name, shares in found.items()}}
+        for measure in ("kernels, ms", "step, ms")
+        if options.device != "cpu"
+    ]
     precision = "bfloat16" if bfloat16 else "float32"
-    text = f"{markdown_table(rows)}\n\n{options.steps} steps, {precision}; {describe_machine(options.threads)}."
-    publish(text, found | {"machine": describe_machine(options.threads)}, options.report, options.section)
+    machine = describe_machine(options.threads, options.device)
+    text = f"{markdown_table(rows)}\n\n{options.steps} steps, {precision}; {machine}."
+    publish(text, found | {"machine": machine}, options.report, options.section)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """One training step against a plain one, its share of what the processor can do, and its memory.
 
     python benchmarks/training_step.py [--rounds 7] [--threads 2] [--backbones resnet18 wide_resnet50_2]
-        [--report docs/speed.md]
+        [--device cpu] [--report docs/speed.md]
 
 The plain step is ``plain_step.py``: the reference's order of computation in float32, with nothing done for speed. Both
 have the same images and weights that began alike; weights are random, which changes no time. Every round does one of
 each, one more with the features given as the feature cache gives them, and matrix products in the step's precision, so
 that a busy machine slows all of them alike; ratios are medians over rounds. Multiply-adds are counted by torch, two
 operations each. The bound is the ratio that a step at the matrix product's FLOP/s would have. Memory is the peak of a
-process that does two steps of one kind; of one that holds the weights, their gradients and what Adam keeps, and does
-no step; and of one that imports the package alone. The last line is a JSON object.
+process that does two steps of one kind, the package's with ``save_memory`` as well; of one that holds the weights,
+their gradients and what Adam keeps, and does no step; and of one that imports the package alone. On a GPU it is what
+torch has allocated there, and the plain step's convolutions are in TF32, as torch has them. The last line is a JSON
+object.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_ckaad.discriminator import PatchDiscriminator
 from anomalib_ckaad.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.memory_saving import save_memory
 from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.precision import WORTHWHILE, bfloat16_speed_up
 from anomalib_ckaad.study.memory import peak_memory
@@ -38,7 +41,8 @@ from anomalib_ckaad.torch_model import CkaadModel
 
 MATRIX_SIDE = 4096
 LEARNING_RATES = (1e-3, 1e-4)
-KINDS = ("plain", "package", "state", "nothing")
+MILLION, GPUS = 10**6, 8
+KINDS = ("plain", "package", "saving", "state", "nothing")
 """What a process whose memory is measured does."""
 
 
@@ -54,6 +58,7 @@ class Setup:
 SETUPS = {
     "resnet18": Setup("resnet18", (2, 3), 16),
     "wide_resnet50_2": Setup("wide_resnet50_2", (1, 2, 3), 4),
+    "wide_resnet50_2_large": Setup("wide_resnet50_2", (1, 2, 3), 16),
     "tf_efficientnet_lite0": Setup("tf_efficientnet_lite0", (2, 3), 16),
 }
 DEFAULT_SETUPS = ("resnet18", "wide_resnet50_2")
@@ -66,21 +71,26 @@ class PackageStep:
         model: Backbone and auto-encoder.
         discriminator: The patch discriminator.
         bfloat16: Whether under autocast.
+        saving: Whether activations are computed again.
     """
 
-    def __init__(self, model: CkaadModel, discriminator: PatchDiscriminator, *, bfloat16: bool) -> None:
+    def __init__(
+        self, model: CkaadModel, discriminator: PatchDiscriminator, *, bfloat16: bool, saving: bool = False
+    ) -> None:
         self.model, self.discriminator, self.bfloat16 = model, discriminator, bfloat16
+        if saving:
+            save_memory(model.auto_encoder, discriminator)
         self.of_auto_encoder = make_adam(model.auto_encoder.parameters(), LEARNING_RATES[0])
         self.of_discriminator = make_adam(discriminator.parameters(), LEARNING_RATES[1])
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Features in the precision of the step."""
-        with bfloat16_if(self.bfloat16):
+        with bfloat16_if(self.bfloat16, images.device.type):
             return self.model.backbone(images)
 
     def __call__(self, features: list[Tensor], is_anomalous: Tensor) -> dict[str, Tensor]:
         """One step on features, one tensor (N, C_k, H_k, W_k) a stage."""
-        with bfloat16_if(self.bfloat16):
+        with bfloat16_if(self.bfloat16, features[0].device.type):
             return alternating_step(
                 features,
                 is_anomalous,
@@ -92,64 +102,76 @@ class PackageStep:
             )
 
 
-def build_model(setup: Setup) -> tuple[CkaadModel, PatchDiscriminator]:
+def build_model(setup: Setup, device: str = "cpu") -> tuple[CkaadModel, PatchDiscriminator]:
     """Model and discriminator, the same each time."""
     torch.manual_seed(0)
-    model = CkaadModel(setup.backbone, setup.stages)
-    return model, PatchDiscriminator(model.auto_encoder.architecture.channels)
+    model = CkaadModel(setup.backbone, setup.stages).to(device)
+    return model, PatchDiscriminator(model.auto_encoder.architecture.channels).to(device)
 
 
-def build(setup: Setup, *, bfloat16: bool) -> tuple[PlainStep, PackageStep]:
-    """Both kinds of step with the same weights."""
-    model, discriminator = build_model(setup)
+def build(setup: Setup, device: str = "cpu", *, bfloat16: bool) -> tuple[PlainStep, PackageStep, PackageStep]:
+    """A plain step, the package's, and the package's that saves memory, with the same weights."""
+    model, discriminator = build_model(setup, device)
     plain = PlainStep(model, discriminator, *LEARNING_RATES)
-    return plain, PackageStep(model, discriminator, bfloat16=bfloat16)
+    saving = PackageStep(*build_model(setup, device), bfloat16=bfloat16, saving=True)
+    return plain, PackageStep(model, discriminator, bfloat16=bfloat16), saving
 
 
-def make_batch(setup: Setup, size: int) -> tuple[Tensor, Tensor]:
+def make_batch(setup: Setup, size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Images (2 n, 3, H, W), normal ones first, and which are anomalous (2 n,)."""
     images = torch.randn(2 * setup.each, 3, size, size, generator=torch.Generator().manual_seed(1))
-    return images, torch.arange(len(images)) >= setup.each
+    return images.to(device), torch.arange(len(images), device=device) >= setup.each
 
 
-def seconds_of(function: Callable[[], object]) -> float:
+def wait_for(device: str) -> None:
+    """Until a GPU has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def seconds_of(function: Callable[[], object], device: str = "cpu") -> float:
     """How long a call takes."""
+    wait_for(device)
     begin = time.perf_counter()
     function()
+    wait_for(device)
     return time.perf_counter() - begin
 
 
-def matrix_product(dtype: torch.dtype, side: int) -> Callable[[], float]:
+def matrix_product(dtype: torch.dtype, side: int, device: str) -> Callable[[], float]:
     """A function that multiplies two large matrices and returns the operations a second."""
-    one, other = (torch.randn(side, side).to(dtype) for _ in range(2))
-    return lambda: 2 * side**3 / seconds_of(lambda: one @ other)
+    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: 2 * side**3 / seconds_of(lambda: one @ other, device)
 
 
 def measure(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dict[str, list[float]]:
     """Seconds of every kind of step, and operations a second of matrix products, one value a round."""
-    plain, package = build(setup, bfloat16=bfloat16)
-    images, is_anomalous = make_batch(setup, options.image_size)
+    device = options.device
+    plain, package, saving = build(setup, device, bfloat16=bfloat16)
+    images, is_anomalous = make_batch(setup, options.image_size, device)
     cached = package.features(images)
     dtype = cached[0].dtype
-    side = min(MATRIX_SIDE, 16 * options.image_size)
-    multiply = matrix_product(dtype, side)
+    side = min(MATRIX_SIDE, 16 * options.image_size) if device == "cpu" else 2 * MATRIX_SIDE
+    multiply = matrix_product(dtype, side, device)
     counter = FlopCounterMode(display=False)
     with counter:
         package(package.features(images), is_anomalous)
     kinds: dict[str, Callable[[], float]] = {
-        "plain": lambda: seconds_of(lambda: plain(images[: setup.each], images[setup.each :])),
-        "package": lambda: seconds_of(lambda: package(package.features(images), is_anomalous)),
-        "cached": lambda: seconds_of(lambda: package(cached, is_anomalous)),
+        "plain": lambda: seconds_of(lambda: plain(images[: setup.each], images[setup.each :]), device),
+        "package": lambda: seconds_of(lambda: package(package.features(images), is_anomalous), device),
+        "saving": lambda: seconds_of(lambda: saving(saving.features(images), is_anomalous), device),
+        "cached": lambda: seconds_of(lambda: package(cached, is_anomalous), device),
         "matrix": lambda: max(multiply() for _ in range(3)),
     }
     values: dict[str, list[float]] = {name: [] for name in kinds}
-    for number in range(-1, options.rounds):  # the first round warms up
+    for number in range(-1 if device == "cpu" else -3, options.rounds):  # the first rounds warm up
         for name, run in kinds.items():
             value = run()
             if number >= 0:
                 values[name].append(value)
     operations = counter.get_total_flops()
     values["ratio"] = [one / other for one, other in zip(values["plain"], values["package"], strict=True)]
+    values["ratio_saving"] = [one / other for one, other in zip(values["plain"], values["saving"], strict=True)]
     values["ratio_cached"] = [one / other for one, other in zip(values["plain"], values["cached"], strict=True)]
     values["flops_share"] = [
         operations / one / other for one, other in zip(values["package"], values["matrix"], strict=True)
@@ -160,19 +182,28 @@ def measure(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dic
 
 
 def measure_memory(name: str, kind: str, options: argparse.Namespace) -> float:
-    """Peak memory in MiB of a process that does two steps of a kind, or none for ``state`` and ``nothing``."""
+    """Peak memory in MiB of a process that does two steps of a kind, or none for ``state`` and ``nothing``.
+
+    On a GPU of this process, which holds nothing there yet.
+    """
+    if options.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        bfloat16 = options.precision == "bfloat16"
+        two_steps(SETUPS[name], kind, options.image_size, options.device, bfloat16=bfloat16)
+        return torch.cuda.max_memory_allocated() / 2**20
     arguments = ["--steps-of", kind, "--backbones", name, "--image-size", options.image_size]
-    command = [sys.executable, __file__, *map(str, arguments), "--threads", str(options.threads)]
+    arguments += ["--threads", options.threads, "--precision", options.precision]
+    command = [sys.executable, __file__, *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
-def two_steps(setup: Setup, kind: str, size: int, *, bfloat16: bool) -> None:
+def two_steps(setup: Setup, kind: str, size: int, device: str, *, bfloat16: bool) -> None:
     """Two steps of a kind and nothing else."""
     if kind == "nothing":
         return
-    images, is_anomalous = make_batch(setup, size)
-    model, discriminator = build_model(setup)
+    images, is_anomalous = make_batch(setup, size, device)
+    model, discriminator = build_model(setup, device)
     if kind == "state":
         step = PackageStep(model, discriminator, bfloat16=bfloat16)
         for optimizer in (step.of_auto_encoder, step.of_discriminator):
@@ -181,7 +212,7 @@ def two_steps(setup: Setup, kind: str, size: int, *, bfloat16: bool) -> None:
             optimizer.step()  # makes its moments
         return
     plain = PlainStep(model, discriminator, *LEARNING_RATES) if kind == "plain" else None
-    package = None if plain else PackageStep(model, discriminator, bfloat16=bfloat16)
+    package = None if plain else PackageStep(model, discriminator, bfloat16=bfloat16, saving=kind == "saving")
     del model, discriminator
     for _ in range(2):
         if plain:
@@ -190,24 +221,41 @@ def two_steps(setup: Setup, kind: str, size: int, *, bfloat16: bool) -> None:
             package(package.features(images), is_anomalous)
 
 
-def row_of(name: str, values: dict[str, list[float]], memory: dict[str, float]) -> dict[str, str]:
-    """A row of the table."""
+def row_of(name: str, values: dict[str, list[float]], memory: dict[str, float], device: str) -> dict[str, str]:
+    """A row of the table, times in milliseconds on a GPU."""
+    unit, scale = ("s", 1.0) if device == "cpu" else ("ms", 1e3)
     setup = SETUPS[name]
+    stages = " ".join(map(str, setup.stages))
     return {
-        "backbone, stages, images": f"{name}, {' '.join(map(str, setup.stages))}, {setup.each} + {setup.each}",
-        "plain, s": spread(values["plain"]),
-        "package, s": spread(values["package"]),
+        "backbone, stages, images": f"{setup.backbone}, {stages}, {setup.each} + {setup.each}",
+        f"plain, {unit}": spread(values["plain"], scale),
+        f"package, {unit}": spread(values["package"], scale),
         "ratio": spread(values["ratio"]),
         "bound of the ratio": spread(values["bound"]),
-        "with features cached, s": spread(values["cached"]),
+        f"saving memory, {unit}": spread(values["saving"], scale),
+        "ratio, saving": spread(values["ratio_saving"]),
+        f"with features cached, {unit}": spread(values["cached"], scale),
         "ratio, cached": spread(values["ratio_cached"]),
         "GFLOP a step": f"{values['operations'][0] / 1e9:.0f}",
         "share of the matrix product's FLOP/s": spread(values["flops_share"]),
         "matrix product, GFLOP/s": spread(values["matrix"], 1e-9),
-        "peak memory, MiB: plain, package, state alone, imports alone": ", ".join(
+        "peak memory, MiB: plain, package, saving, state alone, imports alone": ", ".join(
             f"{value:.0f}" for value in memory.values()
         ),
     }
+
+
+def of_a_million(found: dict[str, dict[str, Any]]) -> str:
+    """How long an epoch of a million normal images would take on eight such GPUs; computed, not measured."""
+    hours = ", ".join(
+        f"{name} {statistics.median(one['package_quartiles']) / SETUPS[name].each * MILLION / GPUS / 3600:.2g} hours"
+        for name, one in found.items()
+    )
+    return (
+        f"Arithmetic for a million normal images on {GPUS} such GPUs, nothing of which was run: images times seconds "
+        f"an image of the package's step / {GPUS}, as if GPUs shared the work without loss and reading images took "
+        f"no time. An epoch: {hours}."
+    )
 
 
 def parse() -> argparse.Namespace:
@@ -218,6 +266,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", choices=SETUPS, default=DEFAULT_SETUPS, help="default: both ResNets")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="default: auto")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
     parser.add_argument("--section", default="training-step", help="of the report; default: %(default)s")
     parser.add_argument("--steps-of", choices=KINDS, help=argparse.SUPPRESS)
@@ -231,32 +280,34 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     torch.set_num_threads(options.threads)
-    measured = options.precision == "auto" and bfloat16_speed_up() >= WORTHWHILE
+    measured = options.precision == "auto" and options.device == "cpu" and bfloat16_speed_up() >= WORTHWHILE
     bfloat16 = measured or options.precision == "bfloat16"
     if options.steps_of:
-        two_steps(SETUPS[options.backbones[0]], options.steps_of, options.image_size, bfloat16=bfloat16)
+        setup = SETUPS[options.backbones[0]]
+        two_steps(setup, options.steps_of, options.image_size, options.device, bfloat16=bfloat16)
         print(f"{peak_memory():.0f}")
         return
     precision = "bfloat16" if bfloat16 else "float32"
+    machine = describe_machine(options.threads, options.device)
     rows: list[dict[str, str]] = []
     found: dict[str, dict[str, Any]] = {}
     for name in options.backbones:
         memory = {kind: measure_memory(name, kind, options) for kind in KINDS}
         values = measure(SETUPS[name], options, bfloat16=bfloat16)
-        rows.append(row_of(name, values, memory))
-        shown = ("ratio", "ratio_cached", "flops_share", "bound")
+        rows.append(row_of(name, values, memory, options.device))
+        shown = ("ratio", "ratio_saving", "ratio_cached", "flops_share", "bound")
         found[name] = {key: statistics.median(values[key]) for key in shown}
         found[name]["memory_ratio"] = memory["package"] / memory["plain"]
-        found[name] |= {"machine": describe_machine(options.threads), "precision": precision, "mebibytes": memory}
+        found[name]["memory_ratio_saving"] = memory["saving"] / memory["plain"]
+        found[name] |= {"machine": machine, "precision": precision, "mebibytes": memory}
         found[name] |= {"operations": values["operations"][0], "matrix_flops": statistics.median(values["matrix"])}
         found[name] |= {
             f"{key}_quartiles": statistics.quantiles(values[key], n=4, method="inclusive")
-            for key in ("plain", "package", "cached", "ratio", "ratio_cached", "flops_share")
+            for key in ("plain", "package", "saving", "cached", "ratio", "ratio_saving", "ratio_cached", "flops_share")
         }
-    text = (
-        f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; "
-        f"{describe_machine(options.threads)}."
-    )
+    text = f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; {machine}."
+    if options.device != "cpu":
+        text += f"\n\n{of_a_million(found)}"
     publish(text, found, options.report, options.section)
 
 
