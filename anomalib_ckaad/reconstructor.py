@@ -159,9 +159,14 @@ class FeatureAutoEncoder(nn.Module):
         architecture: Channels, strides and blocks.
         norm: ``"instance"`` (the method) or ``"batch"``.
 
+    Attributes:
+        recomputes: Whether training keeps the features alone of what fuses them: see ``memory_saving``.
+
     Raises:
         ValueError: If two chosen stages' strides are not a power of two apart.
     """
+
+    recomputes = False
 
     def __init__(self, architecture: Architecture, norm: NormName = "instance") -> None:
         super().__init__()
@@ -241,7 +246,9 @@ class FeatureAutoEncoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Reconstruct the features, one tensor (N, C_k, H_k, W_k) a stage, shallow to deep."""
         height, width = features[-1].shape[-2:]
-        fused = [_fit(step(f), height, width) for step, f in zip(self.fusion, features, strict=True)]
+        saves = may_recompute(self)
+        mapped = [recomputed(step, f) if saves else step(f) for step, f in zip(self.fusion, features, strict=True)]
+        fused = [_fit(x, height, width) for x in mapped]
         x = self.bottleneck(torch.cat(fused, dim=1))
         reconstructions: list[Tensor] = [x] * len(features)
         for level, stage in zip(self.decoder, self.stage_of_level, strict=True):

@@ -1,11 +1,13 @@
 """Activations computed again: the same training in less memory."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from anomalib.engine import Engine
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from anomalib_ckaad import memory_saving
@@ -16,7 +18,7 @@ from anomalib_ckaad.memory_saving import save_memory
 from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.reconstructor import NormName
 from anomalib_ckaad.torch_model import CkaadModel
-from tests.conftest import make_folder_data
+from tests.conftest import make_folder_data, write_images
 
 
 def three_steps(
@@ -107,3 +109,50 @@ def test_memory_is_given_back_in_training_alone(monkeypatch: pytest.MonkeyPatch)
         module(features)
     module.eval()(features)
     assert len(calls) == 1
+
+
+def bytes_held() -> int:
+    """Of all tensors, each storage once."""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if isinstance(one, Tensor) and one.layout == torch.strided]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
+
+
+class Held(Callback):
+    """Bytes that a training holds at the end of its last step."""
+
+    def __init__(self) -> None:
+        self.before, self.bytes = bytes_held(), 0
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Count again."""
+        self.bytes = bytes_held() - self.before
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # gc.get_objects touches what is deprecated
+def test_what_is_held_does_not_grow_with_images(tmp_path: Path) -> None:
+    """Without the cache of features, which has a limit of its own; calibration and validation included."""
+    found = []
+    for count in (12, 48):
+        root = tmp_path / str(count)
+        for name, images in (("good", count), ("test_good", 1), ("bad", 1)):
+            write_images(root / name, images, size=64)
+        held = Held()
+        model = Ckaad(
+            "resnet18",
+            (2, 3),
+            pre_trained=False,
+            image_size=64,
+            max_epochs=2,
+            calibrate=True,
+            feature_cache=0,
+            seed=0,
+            visualizer=False,
+        )
+        engine = Engine(default_root_dir=root, accelerator="cpu", enable_progress_bar=False, callbacks=[held])
+        engine.fit(model, datamodule=make_folder_data(root, train_batch_size=6))
+        assert model.model.calibration.is_set
+        found.append(held.bytes)
+    assert found[0] > 2**20
+    assert abs(found[1] - found[0]) < 2**17  # less than three images
