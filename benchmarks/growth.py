@@ -115,16 +115,16 @@ def draw(groups: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Seconds an epoch and peak memory against what varies."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (name, rows) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
-        places = range(len(rows))
+        places = range(len(rows)) if name == "backbone" else [row[name] for row in rows]
         axes.plot(places, [row["seconds"] for row in rows], "o-", color="tab:blue")
         axes.set_xticks(places, [str(row[name]).removeprefix("tf_") for row in rows])
         axes.set_xlabel({"images": "normal images", "size": "image side, pixels", "backbone": "backbone"}[name])
         axes.set_ylabel("seconds an epoch", color="tab:blue")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(row["seconds"] for row in rows))
         other = axes.twinx()
         other.plot(places, [row["memory"] for row in rows], "s--", color="tab:orange")
         other.set_ylabel("peak memory, MiB", color="tab:orange")
-        other.set_ylim(bottom=0)
+        other.set_ylim(0, 1.08 * max(row["memory"] for row in rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
