@@ -38,6 +38,17 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Mean with standard deviation, where there are several values.
+
+    Example:
+        >>> mean_and_deviation([1.0, 3.0]), mean_and_deviation([1.0])
+        ('2.0 ± 1.4', '1.0')
+    """
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
+
+
 def publish(text: str, found: object, report: Path | None, section: str) -> None:
     """Print a text and, as the last line, what was found as JSON; write the text into a section of a Markdown file."""
     print(text)

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from calibration import BACKBONE, SIZE, STAGES, WEIGHTS, Stages, by_batches, chest, features_of
 from known_directions import auroc, draw, read, standing_out
-from machine import publish
-from scores import mean_and_deviation
+from machine import mean_and_deviation, publish
 from torch import Tensor, nn
 
 from anomalib_ckaad import objectives
@@ -150,6 +149,8 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=8, help="known anomalies; default: %(default)s")
     parser.add_argument("--report", type=Path, help="Markdown file whose section `multiple-instances` gets the table")
     options = parser.parse_args()
+    if options.known > BATCH:
+        parser.error(f"Expected --known of at most {BATCH}, got {options.known}. Do lower it: a batch holds them all.")
     values: dict[str, dict[str, list[float]]] = {}
     for seed in range(options.seeds):
         part = chest(options.data, seed)
