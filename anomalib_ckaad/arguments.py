@@ -39,6 +39,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_epochs": (lambda v: v is None or v == -1 or _is_count(v), "a number of epochs of at least 1, or None"),
     "feature_cache": (lambda v: _is_number(v) and v >= 0, "a number of GiB of at least 0"),
     "cache_limit": (lambda v: _is_number(v) and v >= 0, "a number of GiB of at least 0"),
+    "autocast": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
+    "compile": (lambda v: isinstance(v, bool), "True or False"),
+    "save_memory": (lambda v: isinstance(v, bool), "True or False"),
     "seed": (lambda v: v is None or (_is_count(v, least=0) and v < 2**32), "a whole number in [0, 2^32), or None"),
 }
 
@@ -59,3 +62,6 @@ def check_arguments(**arguments: Any) -> None:  # noqa: ANN401 - each rule knows
         if not holds(value):
             msg = f"Expected {name} to be {expected}, got {value!r}. Do change {name}."
             raise ValueError(msg)
+    if arguments.get("compile") and arguments.get("save_memory"):
+        msg = "Expected compile or save_memory, got both. Do leave one out: a compiled module decides what it keeps."
+        raise ValueError(msg)

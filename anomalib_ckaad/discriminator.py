@@ -1,7 +1,7 @@
 """The energy discriminator: small where features look normal, at least the margin where they do not."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -52,8 +52,19 @@ class PatchDiscriminator(nn.Module):
         return recomputed(compute, features) if may_recompute(self) else compute(features)
 
 
+class _Halving(nn.Sequential):
+    """Half the size of a map."""
+
+    recomputes = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H / 2, W / 2)."""
+        compute: Callable[[Tensor], Tensor] = super().forward
+        return recomputed(compute, x) if may_recompute(self) else compute(x)
+
+
 def _halving(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
+    return _Halving(
         nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, bias=False),
         InstanceNorm(out_channels),
         nn.LeakyReLU(NEGATIVE_SLOPE),

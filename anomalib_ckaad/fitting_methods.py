@@ -7,6 +7,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from anomalib_ckaad.checkpoints import load_safely
@@ -68,6 +69,9 @@ class FittingMethods:
     def trainer(self, trainer: pl.Trainer | None) -> None:
         """Attach to a trainer; one that was given no limit trains as long as the preset says, not Lightning's 1000."""
         LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property, which super() cannot set
+        strategy = getattr(trainer, "strategy", None)
+        if isinstance(strategy, DDPStrategy):  # each loss reaches one of two networks, a fault to plain DDP
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # noqa: SLF001 - no other way to ask for it
         if trainer is None or getattr(trainer, "fit_loop", None) is None:
             return
         if trainer.fit_loop.max_epochs is None and trainer.max_steps == -1:
@@ -108,13 +112,15 @@ class FittingMethods:
             transform = getattr(self.pre_processor, "transform", None)
             folder = open_folder(self.cache_dir, self.cache_limit * GIB, self.model.backbone, transform)
             self.feature_cache.folder = folder
-        # A training goes on in the precision it was begun in.
-        chosen = self._resumed_bfloat16 if self.autocast is None else self.autocast
+        # A training that is resumed goes on in the precision it was begun in; a new one of loaded weights does not.
+        resumed = self._resumed_bfloat16 if self.trainer.ckpt_path else None
+        chosen = resumed if self.autocast is None else self.autocast
         wanted = use_bfloat16(chosen, self.trainer.precision, self.device, next(self.parameters()).dtype)
         self._resumed_bfloat16 = None
         self._use_bfloat16 = self.trainer.strategy.broadcast(wanted)  # every process in the first one's precision
         if self.autocast is None and self._use_bfloat16:
-            logger.info("Training steps run in bfloat16, which is faster here; `autocast: false` turns it off.")
+            reason = "which is faster here" if resumed is None else "as this training was begun"
+            logger.info("Steps on 128x128 pixels and more run in bfloat16, %s; `autocast: false` turns it off.", reason)
         if self._random_state is not None:
             set_random_state(self._random_state)
             self._random_state = None

@@ -188,6 +188,9 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             max_epochs=max_epochs,
             feature_cache=feature_cache,
             cache_limit=cache_limit,
+            autocast=autocast,
+            compile=compile,
+            save_memory=save_memory,
             seed=seed,
         )
         usual = PRESETS[preset or preset_of(backbone)]

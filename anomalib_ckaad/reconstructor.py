@@ -128,7 +128,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H', W')."""
-        return recomputed(self._compute, x) if may_recompute(self) else self._compute(x)
+        return recomputed(self._compute, x, self) if may_recompute(self) else self._compute(x)
 
     def _compute(self, x: Tensor) -> Tensor:
         out = x
@@ -247,7 +247,8 @@ class FeatureAutoEncoder(nn.Module):
         """Reconstruct the features, one tensor (N, C_k, H_k, W_k) a stage, shallow to deep."""
         height, width = features[-1].shape[-2:]
         saves = may_recompute(self)
-        mapped = [recomputed(step, f) if saves else step(f) for step, f in zip(self.fusion, features, strict=True)]
+        steps = zip(self.fusion, features, strict=True)
+        mapped = [recomputed(step, f, step) if saves else step(f) for step, f in steps]
         fused = [_fit(x, height, width) for x in mapped]
         x = self.bottleneck(torch.cat(fused, dim=1))
         reconstructions: list[Tensor] = [x] * len(features)

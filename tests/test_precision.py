@@ -83,6 +83,17 @@ def test_a_training_goes_on_in_the_precision_it_was_begun_in(speed_up: Any, fold
     assert model._use_bfloat16
 
 
+def test_a_new_training_of_loaded_weights_is_measured_anew(speed_up: Any, folder_root: Path, tmp_path: Path) -> None:
+    speed_up(4.0)
+    fit(folder_root, tmp_path / "first", autocast=None, image_size=128)
+    (path,) = (tmp_path / "first").glob("**/model.ckpt")
+    speed_up(1.0)
+    model = Ckaad.load_from_checkpoint(path)
+    engine = Engine(default_root_dir=tmp_path / "second", accelerator="cpu", enable_progress_bar=False)
+    engine.fit(model, datamodule=make_folder_data(folder_root))
+    assert not model._use_bfloat16
+
+
 def test_measuring_draws_no_random_numbers() -> None:
     precision.bfloat16_speed_up.cache_clear()
     state = torch.get_rng_state()

@@ -94,7 +94,6 @@ def main(root: Path, output: Path, devices: int, features: Path | None, earlier:
         default_root_dir=output,
         accelerator="cpu",
         devices=devices,
-        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
         precision="64-true",
         limit_train_batches=3,
         limit_val_batches=0,
