@@ -141,6 +141,7 @@ def seconds_of(function: Callable[[], object], device: str = "cpu") -> float:
 def matrix_product(dtype: torch.dtype, side: int, device: str) -> Callable[[], float]:
     """A function that multiplies two large matrices and returns the operations a second."""
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as convolutions have it
     return lambda: 2 * side**3 / seconds_of(lambda: one @ other, device)
 
 
@@ -184,7 +185,7 @@ def measure(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dic
 def measure_memory(name: str, kind: str, options: argparse.Namespace) -> float:
     """Peak memory in MiB of a process that does two steps of a kind, or none for ``state`` and ``nothing``.
 
-    On a GPU of this process, which holds nothing there yet.
+    On a GPU of this process, which holds little there yet.
     """
     if options.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -245,16 +246,16 @@ def row_of(name: str, values: dict[str, list[float]], memory: dict[str, float], 
     }
 
 
-def of_a_million(found: dict[str, dict[str, Any]]) -> str:
+def of_a_million(found: dict[str, dict[str, Any]], size: int) -> str:
     """How long an epoch of a million normal images would take on eight such GPUs; computed, not measured."""
     hours = ", ".join(
         f"{name} {statistics.median(one['package_quartiles']) / SETUPS[name].each * MILLION / GPUS / 3600:.2g} hours"
         for name, one in found.items()
     )
     return (
-        f"Arithmetic for a million normal images on {GPUS} such GPUs, nothing of which was run: images times seconds "
-        f"an image of the package's step / {GPUS}, as if GPUs shared the work without loss and reading images took "
-        f"no time. An epoch: {hours}."
+        f"Arithmetic for a million normal images of {size}x{size} on {GPUS} such GPUs, nothing of which was run: images "
+        f"times seconds an image of the package's step / {GPUS}, as if GPUs shared the work without loss and reading "
+        f"images took no time. An epoch: {hours}."
     )
 
 
@@ -307,7 +308,7 @@ def main() -> None:
         }
     text = f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; {machine}."
     if options.device != "cpu":
-        text += f"\n\n{of_a_million(found)}"
+        text += f"\n\n{of_a_million(found, options.image_size)}"
     publish(text, found, options.report, options.section)
 
 
