@@ -253,9 +253,9 @@ def of_a_million(found: dict[str, dict[str, Any]], size: int) -> str:
         for name, one in found.items()
     )
     return (
-        f"Arithmetic for a million normal images of {size}x{size} on {GPUS} such GPUs, nothing of which was run: images "
-        f"times seconds an image of the package's step / {GPUS}, as if GPUs shared the work without loss and reading "
-        f"images took no time. An epoch: {hours}."
+        f"Arithmetic for a million normal images of {size}x{size} on {GPUS} such GPUs, nothing of which was run: "
+        f"images times seconds an image of the package's step / {GPUS}, as if GPUs shared the work without loss and "
+        f"reading images took no time. An epoch: {hours}."
     )
 
 

@@ -1,25 +1,28 @@
 """Image AUROC of a study's methods on those tiles that no choice of docs/accuracy.md was made on.
 
-    python benchmarks/untouched_tiles.py STUDY --groups groups.csv [--report docs/accuracy.md]
+    python benchmarks/untouched_tiles.py STUDY --groups groups.csv [--against "Ckaad elastic"]
+        [--report docs/accuracy.md]
 
 The choices were made on half of the groups of test images: first of groups by folder and number (at most 300 apart),
 then of those that examples/group_exposures.py writes; of normal images, on every other one. What is scored here are
-the images in neither half, by the scores that the study has kept. The last line is a JSON object.
+the images of parts that have no image in either half, by the scores that the study has kept. Intervals of differences
+are bootstraps over seeds and parts. The last line is a JSON object.
 """
 
 import argparse
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import publish
 
 from anomalib_ckaad.study.results import Results
 from anomalib_ckaad.study.sections import markdown_table
-from anomalib_ckaad.study.statistics import weighted_auroc
+from anomalib_ckaad.study.statistics import Paired, paired_difference, weighted_auroc
 from anomalib_ckaad.study.tables import percent
 
 GAP = 300
@@ -43,13 +46,21 @@ def by_number(images: Sequence[str]) -> dict[str, str]:
 
 
 def untouched(group_of: dict[str, str]) -> set[str]:
-    """Images, as folder and name, that are in neither half."""
+    """Images, as folder and name, of parts with no image in either half."""
     normal = sorted(image for image in group_of if image.startswith("good/"))
     left = set(group_of) - set(normal[::2])
     for groups in (group_of, by_number(sorted(group_of))):
         chosen = set(sorted(set(groups.values()))[::2])
         left -= {image for image in group_of if groups[image] in chosen and image not in normal}
-    return left
+    touched = {group_of[image] for image in set(group_of) - left}
+    return {image for image in left if group_of[image] not in touched}
+
+
+def scores_of(found: Mapping[str, Any], left: set[str]) -> tuple[Any, Any, Any]:
+    """Names, scores and labels of the images to score, in order of names."""
+    names = np.array(["/".join(Path(path).parts[-2:]) for path in found["paths"].tolist()])
+    order = [index for index in np.argsort(names) if names[index] in left]
+    return names[order], found["scores"][order], found["labels"][order].astype(bool)
 
 
 def main() -> None:
@@ -57,22 +68,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="folder of a study of magnetic tile")
     parser.add_argument("--groups", type=Path, required=True, help="written by examples/group_exposures.py")
+    parser.add_argument("--against", default="Ckaad elastic", help="method of the differences; default: %(default)s")
     parser.add_argument("--report", type=Path, help="Markdown file whose section `untouched-tiles` gets the table")
     options = parser.parse_args()
     with options.groups.open(newline="") as file:
-        left = untouched({row["image"]: row["group"] for row in csv.DictReader(file)})
+        group_of = {row["image"]: row["group"] for row in csv.DictReader(file)}
+    left = untouched(group_of)
     results = Results.read(options.study)
     rows, counts = [], set()
     for data in results.data_sets:
-        for method in results.methods:
-            values = []
-            for run in results.rows(data, method):
-                scores = results.scores(run)
-                kept = np.array(["/".join(Path(path).parts[-2:]) in left for path in scores["paths"].tolist()])
-                labels = scores["labels"][kept].astype(bool)
-                counts.add((int((~labels).sum()), int(labels.sum())))
-                values.append(float(weighted_auroc(scores["scores"][kept], labels, np.ones((1, len(labels))))[0]))
-            rows.append({"method": method, "seeds": str(len(values)), "image AUROC": percent(values)})
+        kept = {
+            method: [scores_of(results.scores(run), left) for run in results.rows(data, method)]
+            for method in results.methods
+        }
+        for method, runs in kept.items():
+            values = [float(weighted_auroc(one, labels, np.ones((1, len(labels))))[0]) for _, one, labels in runs]
+            counts |= {(int((~labels).sum()), int(labels.sum())) for _, _, labels in runs}
+            row = {"method": method, "seeds": str(len(values)), "image AUROC": percent(values)}
+            column = f"difference to {options.against}, 95 % interval"
+            if options.against in kept and method != options.against:
+                pairs = [
+                    Paired(scores, other, labels, names, np.array([group_of[name] for name in names]))
+                    for (names, scores, labels), (_, other, _) in zip(runs, kept[options.against], strict=True)
+                ]
+                found = [100 * value for value in paired_difference(pairs)]
+                row[column] = "{:+.1f}, {:+.1f} to {:+.1f}".format(*found)
+            elif options.against in kept:
+                row[column] = ""
+            rows.append(row)
     told = ", ".join(f"{normal} normal and {anomalous} anomalous" for normal, anomalous in sorted(counts))
     publish(f"{markdown_table(rows)}\n\nImages, by seed: {told}.", {"rows": rows}, options.report, "untouched-tiles")
 
