@@ -1,5 +1,6 @@
 """Benchmarks run, and print and write what they say; what they measure is not asserted."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from anomalib_ckaad.objectives import discriminator_loss
 from tests.conftest import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -140,7 +143,7 @@ def test_time_to_quality(tmp_path: Path) -> None:
 
 def test_calibration(tmp_path: Path) -> None:
     found, report = run("calibration", tmp_path, "--seeds", 1, "--steps", 5)
-    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 11
+    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 15
     for row in found["rows"]:
         assert 0 < float(row["brick, AUROC"]) <= 100
         assert 0 < float(row["brick, AUPRO"]) <= 100
@@ -168,6 +171,54 @@ def test_variants(tmp_path: Path) -> None:
         assert all(50 < float(row[f"brick, {name}"]) <= 100 for name in ("AUROC", "AUPRO"))
     assert len({row["brick, AUPRO"] for row in found["rows"]}) > 1
     assert "<!-- begin variants -->" in report
+
+
+def test_scores(tmp_path: Path) -> None:
+    found, report = run("scores", tmp_path, "--seeds", 1, "--steps", 5)
+    assert len(found["values"]) == 2 * (1 + 2 + 8)
+    for way in found["values"].values():
+        assert all(30 < way[f"brick, {name}"][0] <= 100 for name in ("AUROC", "AUPRO"))
+    rows = found["values"]
+    assert rows["the package's map, the deep stage alone"] != rows["the package's map, the shallow stage alone"]
+    assert "<!-- begin scores -->" in report
+
+
+def test_multiple_instances(tmp_path: Path) -> None:
+    write_images(tmp_path / "chest_xray/train/NORMAL", 90, size=32)
+    folder = tmp_path / "chest_xray/train/PNEUMONIA"
+    write_images(folder, 8, size=32)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(folder / f"person{number}_virus_1.png")
+    found, report = run("multiple_instances", tmp_path, "--data", tmp_path, "--seeds", 1, "--steps", 2, "--known", 3)
+    assert len({row["patches that count"] for row in found["rows"]}) == 4
+    assert all(0 <= way["AUROC"][0] <= 100 for way in found["values"].values())
+    assert "<!-- begin multiple-instances -->" in report
+
+
+def test_all_patches_are_equation_11(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("multiple_instances")
+    generator = torch.Generator().manual_seed(0)
+    energies = [[4 + 3 * torch.rand(4, side, side, generator=generator) for side in (4, 2)] for _ in range(2)]
+    recorded = module.Recorded(torch.nn.Identity())
+    recorded.errors = [torch.rand(4, side * side, generator=generator) for side in (4, 2)]
+    is_anomalous = torch.tensor([False, False, True, True])
+    options = {"margin": 5.0, "balance": 0.25, "knowledge": True}
+    usual = discriminator_loss(*energies, is_anomalous, **options)
+    losses = {
+        name: module.chosen_loss(recorded, choose, discriminator_loss)(*energies, is_anomalous, **options)
+        for name, choose in module.WAYS.items()
+    }
+    torch.testing.assert_close(losses["all patches, equation (11)"], usual)
+    assert losses["the quarter with the largest energies"] < usual  # they are nearer to the margin
+
+
+def test_untouched_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    untouched = importlib.import_module("untouched_tiles").untouched
+    group_of = {f"good/{number}000.jpg": group for number, group in enumerate("aabbcd")}
+    # Every other one is touched, and what shares a part with it: of the others, the last alone is of a part of its own.
+    assert untouched(group_of) == {"good/5000.jpg"}
 
 
 def test_startup(tmp_path: Path) -> None:
