@@ -55,7 +55,7 @@ def list_stages(backbone: str) -> tuple[Stage, ...]:
 
 
 def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm's models share no type
-    """Build a timm model without memory or weights, just to ask it things."""
+    """Build a timm model without memory or weights where timm can, just to ask it things; draws no random numbers."""
     name = backbone if ":" in backbone else backbone.split(".", maxsplit=1)[0]
     if ":" not in backbone and not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"{name[:6]}*")[:5]) or "resnet18, wide_resnet50_2"
@@ -66,7 +66,8 @@ def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm'
             with torch.device("meta"):
                 return timm.create_model(backbone, pretrained=False, **options)
         except NotImplementedError:  # some versions of timm compute with numbers that such tensors do not have
-            return timm.create_model(backbone, pretrained=False, **options)
+            with torch.random.fork_rng(devices=[]):
+                return timm.create_model(backbone, pretrained=False, **options)
     except (RuntimeError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         msg = (
             f"Expected a timm CNN that gives feature maps, got backbone {backbone!r} ({error}). "

@@ -71,7 +71,7 @@ def run(backbone: str, root: Path, way: dict[str, Any], options: argparse.Namesp
         abnormal_dir="bad",
         train_batch_size=BATCH,
         eval_batch_size=BATCH,
-        num_workers=getattr(options, "workers", 0),
+        num_workers=options.workers,
         val_split_mode="from_train",
         val_split_ratio=0.2,
         seed=0,
@@ -93,7 +93,7 @@ def run(backbone: str, root: Path, way: dict[str, Any], options: argparse.Namesp
     timer = SecondEpoch()
     engine = Engine(
         default_root_dir=root / "results",
-        accelerator="cpu" if getattr(options, "device", "cpu") == "cpu" else "gpu",
+        accelerator="cpu" if options.device == "cpu" else "gpu",
         callbacks=[timer],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -137,6 +137,7 @@ def parse() -> argparse.Namespace:
         "--backbones", nargs="+", default=("resnet18", "tf_efficientnet_lite0"), help="default: ResNet18 and Lite0"
     )
     parser.add_argument("--report", type=Path, help="Markdown file whose section `cache` gets the table")
+    parser.set_defaults(device="cpu", workers=0)  # growth.py, which trains by the same function, has options for them
     options = parser.parse_args()
     if options.rounds < 2:  # noqa: PLR2004  # quartiles need two values
         parser.error(f"Expected --rounds of at least 2, got {options.rounds}. Do leave it out for 5.")

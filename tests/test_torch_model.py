@@ -1,10 +1,13 @@
 """One contract for every backbone: shapes, gradients, any size, frozen, saved and loaded."""
 
+from typing import Any
+
 import pytest
+import timm
 import torch
 from torch import nn
 
-from anomalib_ckaad.backbone import FrozenBackbone, describe, list_stages, resolve_layers
+from anomalib_ckaad.backbone import FrozenBackbone, build_on_meta, describe, list_stages, resolve_layers
 from anomalib_ckaad.discriminator import ImageDiscriminator, PatchDiscriminator
 from anomalib_ckaad.reconstructor import FeatureAutoEncoder
 from anomalib_ckaad.torch_model import CkaadModel
@@ -249,3 +252,19 @@ def test_stage_numbers_follow_the_stride() -> None:
     for backbone in BACKBONES:
         for stage in list_stages(backbone):
             assert stage.stride == 2 ** (stage.number + 1)
+
+
+def test_a_backbone_that_is_not_built_on_the_meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As timm 1.0.29 has some: torch has no such operation there."""
+    create = timm.create_model
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        if torch.empty(0).device.type == "meta":
+            raise NotImplementedError
+        return create(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    state = torch.get_rng_state()
+    network = build_on_meta("resnet10t", features_only=True)
+    assert network.feature_info.channels()[-1] == 512
+    assert torch.equal(torch.get_rng_state(), state)
