@@ -1,6 +1,6 @@
 """Training in less memory and more time: activations computed again where gradients need them, freed memory given back.
 
-Losses, gradients and weights stay what they are, to the last digit.
+Losses, gradients and weights stay what they are, on CPUs to the last digit.
 """
 
 import ctypes
