@@ -1,7 +1,7 @@
 """Seconds of training until an image AUROC is passed: the package's fast way against the paper's rates and precision.
 
     python benchmarks/time_to_quality.py ../shared/data/chest_xray [--seeds 3] [--threads 2] [--limit 3600]
-        [--report docs/speed.md]
+        [--report docs/speed.md] [--keep FOLDER]
 
 Chest X-ray: folders train and test, each with NORMAL and PNEUMONIA; the images of train/PNEUMONIA are the known
 anomalies. EfficientNet-Lite0 with the weights of its package, stages 2 3, 256x256. The test images are scored every
@@ -12,11 +12,14 @@ cache, and a map that is calibrated when training ends: it is at every look, and
 calibration count, as if training had ended there. ``package, uncalibrated``: the same with the paper's map and score.
 All have batches of 32. What has not passed after ``--limit`` seconds is stopped there: its time is a lower bound.
 After it has passed the package trains on for as long as it does by default, and the paper's way until the limit: the
-AUROCs there are reported as well. The last line is a JSON object.
+AUROCs there are reported as well. What is found for a way and a seed is kept in ``--keep`` and not measured again, so
+that hours may be put together of several runs, each of some ``--seeds`` (a number, or which). The last line is a JSON
+object.
 """
 
 import argparse
 import hashlib
+import json
 import logging
 import statistics
 import tempfile
@@ -177,7 +180,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder with train and test")
     parser.add_argument("--target", type=float, default=94.0, help="image AUROC in percent; default: %(default)s")
-    parser.add_argument("--seeds", type=int, default=3, help="how many; default: %(default)s")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[3], help="how many, or which; default: 3")
     parser.add_argument("--limit", type=float, default=3600, help="seconds; default: %(default)s")
     parser.add_argument("--every", type=int, default=5, help="steps between two looks; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
@@ -186,12 +189,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="default: %(default)s")
     parser.add_argument("--weights", default="package", help="as Ckaad's, or `none`; default: %(default)s")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--keep", type=Path, help="folder of what was found, and is not measured again")
     parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
     parser.add_argument("--section", default="time-to-quality", help="of the report; default: %(default)s")
     options = parser.parse_args()
     if not (options.data / "train" / "PNEUMONIA").is_dir():
         parser.error(f"Expected train/PNEUMONIA in {options.data}, got no such folder. Do give the data set's folder.")
     options.weights = None if options.weights == "none" else options.weights
+    options.seeds = range(options.seeds[0]) if len(options.seeds) == 1 else options.seeds
     return options
 
 
@@ -203,10 +208,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
     with tempfile.TemporaryDirectory() as results:
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             for way in options.ways:
-                found[way].append(run(way, seed, options, Path(results) / f"{way}-{seed}"))
-                one = found[way][-1]
+                kept = options.keep and options.keep / f"{way}-{seed}.json"
+                if kept and kept.exists():
+                    one = json.loads(kept.read_text())
+                else:
+                    one = run(way, seed, options, Path(results) / f"{way}-{seed}")
+                    if kept:
+                        options.keep.mkdir(parents=True, exist_ok=True)
+                        kept.write_text(json.dumps(one))
+                found[way].append(one)
                 print(f"{way}, seed {seed}: {one['seconds']:.0f} s, at the end {one['final']}", flush=True)
     rows = [
         {
