@@ -135,7 +135,7 @@ class FittingMethods:
             self.trainer.fit_loop.max_epochs = epochs
             if self.trainer.check_val_every_n_epoch == 1:  # nobody has asked for another number
                 self.trainer.check_val_every_n_epoch = between
-        source = "made of normal ones" if self._may_synthesize else "none made"
+        source = "made of normal ones" if self._may_synthesize else "none made (`synthetic: true` makes some)"
         logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
 
     def on_train_epoch_end(self) -> None:

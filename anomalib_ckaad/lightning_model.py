@@ -46,7 +46,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
     """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot give back.
 
     Items of a training batch with ``gt_label`` 1 are the known anomalies. A batch without any gets elastic deformations
-    of its normal images, as the paper's industrial experiments do. Images of both kinds need no masks.
+    of its normal images in the paper's preset, as in its industrial experiments. Images of both kinds need no masks.
 
     Reported metrics: ``image_AUROC``, and with masks ``pixel_AUROC`` and ``pixel_AUPRO``, on raw scores;
     ``image_F1Score`` and ``pixel_F1Score`` at the threshold found on the validation set; ``image_oracle_F1Max``, the
@@ -70,8 +70,9 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         margin: m of equations (8) and (11).
         balance: gamma of equations (8) and (11), in [0, 1].
         subtraction_weight: beta of equation (4), for ``recon_sub``.
-        preset: ``paper`` or ``measured``: where ``layers``, the next three and the length of a training come from
-            unless they are given. Default None: ``paper`` for ResNets, ``measured`` for all others.
+        preset: ``paper`` or ``measured``: where ``layers``, the next three, ``score_top_k``, ``synthetic`` and
+            the length of a training come from unless they are given. Default None: ``paper`` for ResNets, ``measured``
+            for all others.
         learning_rate: Adam's, of the auto-encoder: 5e-3 in the paper for industrial images, 1e-3 measured.
         discriminator_learning_rate: Adam's, of the discriminator: 1e-4 in the paper, 1e-3 measured.
         calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
@@ -84,8 +85,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``. Not kept in
             checkpoints: pass it again to train on.
         synthetic: Whether to make anomalies: True always, beside the known ones; False never. Default None: for batches
-            without known ones, unless the data say that nothing is known (``KnownAnomalies`` with nothing to use),
-            which trains as ``recon`` does.
+            without known ones, in the paper's preset or with a ``synthesis`` of your own, unless the data say that
+            nothing is known (``KnownAnomalies`` with nothing to use). Without any, training is that of ``recon``.
         image_size: Height and width that images are resized to, or one number for both. A ``pre_processor`` of your
             own takes precedence.
         max_epochs: Number of epochs. Default None: the trainer's ``max_epochs`` where it is given, else the paper's
@@ -224,7 +225,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         self.autocast, self._compiles = autocast, compile
         self._compiled: dict[nn.Module, nn.Module] = {}
         self.seed, self.synthetic = seed, synthetic
-        self.synthesis = synthesis or ElasticAnomalies()
+        self._usually_synthetic, self.synthesis = usual.synthetic or bool(synthesis), synthesis or ElasticAnomalies()
         self._has_weights = False
         self._warm_state: dict[str, Tensor] | None = None
         self._random_state: dict[str, Any] | None = None

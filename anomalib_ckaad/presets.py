@@ -24,6 +24,7 @@ class Preset(NamedTuple):
         discriminator_learning_rate: Adam's, of the discriminator.
         calibrate: Whether residuals are measured against those of normal training images.
         score_top_k: How the image score is made of the map.
+        synthetic: Whether batches without known anomalies get synthetic ones.
     """
 
     layers: tuple[int, ...]
@@ -32,6 +33,7 @@ class Preset(NamedTuple):
     discriminator_learning_rate: float
     calibrate: bool
     score_top_k: TopK
+    synthetic: bool
 
 
 PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
@@ -41,7 +43,13 @@ VALIDATIONS = 20
 """How often a training of few images is validated at least."""
 PRESETS: dict[PresetName, Preset] = {
     "paper": Preset(
-        (1, 2, 3), steps=None, learning_rate=5e-3, discriminator_learning_rate=1e-4, calibrate=False, score_top_k=100
+        (1, 2, 3),
+        steps=None,
+        learning_rate=5e-3,
+        discriminator_learning_rate=1e-4,
+        calibrate=False,
+        score_top_k=100,
+        synthetic=True,
     ),
     "measured": Preset(
         (2, 3),
@@ -50,6 +58,7 @@ PRESETS: dict[PresetName, Preset] = {
         discriminator_learning_rate=1e-3,
         calibrate=True,
         score_top_k="power_mean",
+        synthetic=False,
     ),
 }
 """By name; ``docs/accuracy.md`` has what was measured."""

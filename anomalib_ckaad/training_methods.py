@@ -38,6 +38,7 @@ class TrainingMethods:
     learning_rate: float
     discriminator_learning_rate: float
     synthetic: bool | None
+    _usually_synthetic: bool
     synthesis: AnomalyMaker
     autocast: bool | None
     feature_cache: FeatureCache
@@ -115,11 +116,11 @@ class TrainingMethods:
     @property
     def _may_synthesize(self) -> bool:
         """Whether batches without known anomalies get synthetic ones."""
-        if self.synthetic is not None or self._trainer is None:
-            return self.synthetic is not False and self.objective.strategy.needs_anomalies
-        # KnownAnomalies says what is known, if only nothing; ordinary data say nothing about it.
-        says_nothing_known = getattr(datamodule_of(self.trainer), "known_types", None) == {}
-        return self.objective.strategy.needs_anomalies and not says_nothing_known
+        wanted = self._usually_synthetic if self.synthetic is None else self.synthetic
+        if self.synthetic is None and self._trainer is not None:
+            # KnownAnomalies says what is known, if only nothing; ordinary data say nothing about it.
+            wanted &= getattr(datamodule_of(self.trainer), "known_types", None) != {}
+        return wanted and self.objective.strategy.needs_anomalies
 
     def _synthesize(self, images: Tensor) -> Tensor:
         return in_unit_range(self.synthesis, images, find_normalize(self.pre_processor))

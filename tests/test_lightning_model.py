@@ -329,6 +329,37 @@ def test_batches_without_known_anomalies_get_synthetic_ones_made_in_the_unit_ran
     assert torch.allclose(used[2:], used[:2] + step, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "makes"),
+    [
+        ({}, True),
+        ({"preset": "measured"}, False),
+        ({"preset": "measured", "synthetic": True}, True),
+        ({"preset": "measured", "synthesis": Brighten()}, True),
+        ({"preset": "paper", "synthetic": False}, False),
+    ],
+)
+def test_the_measured_preset_makes_no_anomalies_unless_asked(arguments: dict[str, Any], makes: bool) -> None:
+    _, used, is_anomalous = train_batch(make_model(**arguments), [0, 0])
+    assert len(used) == (4 if makes else 2)
+    assert is_anomalous.any() == makes
+
+
+@pytest.mark.parametrize("strategy", ["cka_patch", "recon_sub"])
+def test_without_anomalies_any_strategy_trains_as_reconstruction_alone(
+    folder_root: Path, tmp_path: Path, strategy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    trained = []
+    for number, name in enumerate((strategy, "recon")):
+        model = make_model(preset="measured", strategy=name, seed=0, max_epochs=2)
+        make_engine(tmp_path / str(number)).fit(model, datamodule=make_folder_data(folder_root))
+        trained.append(model.model.state_dict())
+    assert "none made (`synthetic: true` makes some)" in caplog.text
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(one, other) for one, other in zip(trained[0].values(), trained[1].values(), strict=True))
+
+
 def test_batches_with_known_anomalies_use_those() -> None:
     maker = Brighten()
     model = make_model(synthesis=maker)

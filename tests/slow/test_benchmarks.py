@@ -76,7 +76,7 @@ def test_training_step(precision: str, tmp_path: Path) -> None:
 def test_cache(tmp_path: Path) -> None:
     options = ["--rounds", 2, "--image-size", 64, "--threads", 1, "--images", 40, "--backbones", "resnet18"]
     found, report = run("cache", tmp_path, *options)
-    for anomalies, images in (("known", 40 + 16), ("elastic", 40)):
+    for anomalies, images in (("known", 40 + 16), ("none", 40), ("elastic", 40)):
         row = found["resnet18"][anomalies]
         assert row["memory"] > 0
         assert row["disk"] > 0
