@@ -33,6 +33,7 @@ from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resiz
 from anomalib_ckaad import calibration
 from anomalib_ckaad.anomaly_map import TopK, image_score, join_stages, stage_map
 from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.data.texture_images import Category
 from anomalib_ckaad.data.textures import Textures
 from anomalib_ckaad.fast_training import bfloat16_if, make_adam
 from anomalib_ckaad.metrics.streaming import PixelMetric
@@ -81,15 +82,15 @@ def tile(root: Path, groups: Path) -> Part:
     return Part(train, normal + bad, [False] * len(normal) + [True] * len(bad), [None] * len(normal) + list(masks))
 
 
-def brick(folder: Path, seed: int, known: int = 0) -> Part:
+def texture(folder: Path, seed: int, known: int = 0, category: Category = "brick") -> Part:
     """Textures drawn by another seed."""
     root = folder / str(seed)
-    data = Textures(root=root, category="brick", images_per_defect=16, known_per_defect=known, texture_seed=seed + 1)
+    data = Textures(root=root, category=category, images_per_defect=16, known_per_defect=known, texture_seed=seed + 1)
     data.prepare_data()
     data.setup()
     train, test = data.train_data.samples, data.test_data.samples
     masks = [Path(path) if label else None for path, label in zip(test.mask_path, test.label_index, strict=True)]
-    of_type = {kind.name: sorted(kind.iterdir()) for kind in (root / "brick/known").glob("*")}
+    of_type = {kind.name: sorted(kind.iterdir()) for kind in (root / category / "known").glob("*")}
     images = (list(map(Path, subset.image_path)) for subset in (train, test))
     return Part(*images, list(test.label_index > 0), masks, of_type or None)
 
@@ -265,7 +266,7 @@ def metrics_of(maps: Tensor, part: Part, masks: Tensor | None, top_k: TopK) -> d
 
 def parts_of(options: argparse.Namespace, folder: Path, seed: int, known: int = 0) -> dict[str, Part]:
     """The parts of the data that there are."""
-    parts = {"brick": brick(folder, seed, known)}
+    parts = {"brick": texture(folder, seed, known)}
     if options.data is not None:
         parts["chest"] = chest(options.data, seed)
         if options.groups is not None:

@@ -146,14 +146,22 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
         ("eight_known", 42),
         ("textures", 21),
         ("precision", 12),
+        ("precision_resnet", 6),
         ("patchcore_coreset", 4),
+        ("patchcore_tile", 8),
+        ("textures_bank", 9),
+        ("textures_others", 48),
+        ("textures_draws", 36),
+        ("discriminators", 12),
     ],
 )
 def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(
     name: str, jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATA", "nowhere")
-    found = read_study(Path(__file__).parents[1] / "examples" / f"{name}.yaml").jobs
+    examples = Path(__file__).parents[1] / "examples"
+    monkeypatch.syspath_prepend(str(examples))  # some name classes that lie beside them
+    found = read_study(examples / f"{name}.yaml").jobs
     assert len(found) == jobs
     for job in {(job.method, job.data): job for job in found}.values():
         parse_job(job)

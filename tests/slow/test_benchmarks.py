@@ -131,10 +131,12 @@ def test_time_to_quality(tmp_path: Path) -> None:
     assert "ratio" not in found  # of two that were both cut off, nothing is known
     assert "Seconds, median (quartiles): package" in report
     options[options.index("--target") + 1] = -1  # passed at the first look
-    found, _ = run(
-        "time_to_quality", tmp_path, tmp_path / "data", *options, "--backbone", "resnet18", "--weights", "none"
-    )
+    untrained = ["--backbone", "resnet18", "--weights", "none", "--keep", tmp_path / "kept"]
+    found, _ = run("time_to_quality", tmp_path, tmp_path / "data", *options, *untrained)
     assert found["ratio"] > 0
+    ways = ["--ways", "paper", "--seeds", 0, 0]
+    again, _ = run("time_to_quality", tmp_path, tmp_path / "data", *options, *untrained, *ways)
+    assert again["runs"]["paper"] == 2 * found["runs"]["paper"]  # to the last digit: nothing was measured again
     for runs in found["runs"].values():
         assert runs[0]["passed"]
         assert runs[0]["seconds"] <= runs[0]["final"]["seconds"]
@@ -181,6 +183,30 @@ def test_scores(tmp_path: Path) -> None:
     rows = found["values"]
     assert rows["the package's map, the deep stage alone"] != rows["the package's map, the shallow stage alone"]
     assert "<!-- begin scores -->" in report
+
+
+def test_mixtures(tmp_path: Path) -> None:
+    found, report = run("mixtures", tmp_path, "--seeds", 1, "--steps", 5)
+    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 9
+    for row in found["rows"]:
+        assert all(0 < float(row[f"{part}, AUPRO"]) <= 100 for part in ("brick", "grass", "gravel"))
+    assert "<!-- begin mixtures -->" in report
+
+
+def test_a_mixture_of_one_cluster_is_the_length_of_all_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("mixtures")
+    rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    rows = rows @ torch.tensor([[3.0, 0, 0], [1, 1, 0], [0, 2, 5]])
+    others = rows[:20] + 1
+    one, many = (module.mixture(rows, clusters)(others) for clusters in (1, 8))
+    covariance = torch.cov(rows.mT.double())
+    floor = 0.01 * covariance.diagonal().mean() * torch.eye(3)
+    centered = (others - rows.mean(dim=0)).double()
+    expected = (centered @ torch.linalg.inv(covariance + floor) * centered).sum(dim=1).sqrt()
+    torch.testing.assert_close(one.double(), expected, rtol=5e-3, atol=0)
+    assert not torch.allclose(many, one, rtol=0.1)
+    assert torch.equal(module.bank(rows)(rows[:5]).round(decimals=2), torch.zeros(5))
 
 
 def test_multiple_instances(tmp_path: Path) -> None:
