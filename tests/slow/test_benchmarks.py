@@ -185,6 +185,14 @@ def test_scores(tmp_path: Path) -> None:
     assert "<!-- begin scores -->" in report
 
 
+def test_trainings(tmp_path: Path) -> None:
+    found, report = run("trainings", tmp_path, "--seeds", 1, "--steps", 4)
+    assert len({(row["map"], row["training"]) for row in found["rows"]}) == len(found["rows"]) == 12
+    calibrated = {row["training"]: row["brick, AUPRO"] for row in found["rows"] if row["map"] == "calibrated"}
+    assert len(set(calibrated.values())) > 1  # ways of training differ
+    assert "<!-- begin trainings -->" in report
+
+
 def test_mixtures(tmp_path: Path) -> None:
     found, report = run("mixtures", tmp_path, "--seeds", 1, "--steps", 5)
     assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 9
