@@ -1,6 +1,6 @@
 """Image AUROC of a study's methods on those tiles that no choice of docs/accuracy.md was made on.
 
-    python benchmarks/untouched_tiles.py STUDY --groups groups.csv [--against "Ckaad elastic"]
+    python benchmarks/untouched_tiles.py STUDY --groups groups.csv [--against "Ckaad, nothing known"]
         [--report docs/accuracy.md]
 
 The choices were made on half of the groups of test images: first of groups by folder and number (at most 300 apart),
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="folder of a study of magnetic tile")
     parser.add_argument("--groups", type=Path, required=True, help="written by examples/group_exposures.py")
-    parser.add_argument("--against", default="Ckaad elastic", help="method of the differences; default: %(default)s")
+    parser.add_argument("--against", default="Ckaad, nothing known", help="method of the differences; default: %(default)s")
     parser.add_argument("--report", type=Path, help="Markdown file whose section `untouched-tiles` gets the table")
     options = parser.parse_args()
     with options.groups.open(newline="") as file:
