@@ -68,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="folder of a study of magnetic tile")
     parser.add_argument("--groups", type=Path, required=True, help="written by examples/group_exposures.py")
-    parser.add_argument("--against", default="Ckaad, nothing known", help="method of the differences; default: %(default)s")
+    parser.add_argument(
+        "--against", default="Ckaad, nothing known", help="method of the differences; default: %(default)s"
+    )
     parser.add_argument("--report", type=Path, help="Markdown file whose section `untouched-tiles` gets the table")
     options = parser.parse_args()
     with options.groups.open(newline="") as file:

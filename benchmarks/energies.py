@@ -1,0 +1,157 @@
+"""What the discriminator itself says of an image, beside the anomaly map.
+
+    python benchmarks/energies.py --data DATA --groups groups.csv [--seeds 2] [--steps 400] [--known 8]
+        [--report docs/accuracy.md]
+
+The method scores what the auto-encoder cannot give back and leaves the discriminator behind, which has learned from
+the known anomalies directly. Its energies of the backbone's features are a map too. On the parts of
+``known_directions.py``, and on the texture gravel, with known anomalies of one type each: the package's map with the
+emphasis of known directions, the energies alone, and sums of both in units of what normal training images have in the
+mean. Image AUROC by the power mean and AUPRO, in percent, of the known type and in the mean of all others, means over
+seeds with their standard deviation. The last line is a JSON object.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from calibration import (
+    BACKBONE,
+    SIZE,
+    STAGES,
+    WEIGHTS,
+    Part,
+    Stages,
+    by_batches,
+    features_of,
+    make_parser,
+    masks_of,
+    parts_of,
+    texture,
+)
+from known_directions import draw, maps_of, measure, read, standing_out
+from machine import mean_and_deviation, publish
+from torch import Tensor
+
+from anomalib_ckaad.anomaly_map import join_stages
+from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.discriminator import PatchDiscriminator
+from anomalib_ckaad.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.known_directions import SHARE, emphasis_of
+from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.study.sections import markdown_table
+from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.weights import load_backbone_weights
+
+BATCH = 16
+KNOWN = {"brick": "seam", "gravel": "stain", "chest": "bacteria", "tile": "break"}
+"""The type that is known."""
+ADDED = (0.1, 0.3, 1.0)
+"""Shares of the energies in a sum."""
+
+
+def train(model: CkaadModel, normal: Stages, known: Stages, steps: int, seed: int) -> PatchDiscriminator:
+    """Train as Ckaad does, with all known anomalies in every batch of 16 normal images."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    discriminator = PatchDiscriminator(model.auto_encoder.architecture.channels)
+    optimizers = [make_adam(module.parameters(), 1e-3) for module in (model.auto_encoder, discriminator)]
+    is_anomalous = torch.arange(BATCH + len(known[0])) >= BATCH
+    order: list[int] = []
+    for _ in range(steps):
+        if len(order) < BATCH:
+            order = torch.randperm(len(normal[0]), generator=generator).tolist()
+        chosen, order = order[:BATCH], order[BATCH:]
+        with bfloat16_if(wanted=True):
+            alternating_step(
+                [torch.cat([f[chosen], a]).float() for f, a in zip(normal, known, strict=True)],
+                is_anomalous,
+                auto_encoder=model.auto_encoder,
+                discriminator=discriminator,
+                objective=Objective(STRATEGIES["cka_patch"]),
+                auto_encoder_optimizer=optimizers[0],
+                discriminator_optimizer=optimizers[1],
+            )
+    return discriminator
+
+
+def energies_of(discriminator: PatchDiscriminator, features: Stages) -> Tensor:
+    """Energies of the features as a map (N, 1, H, W)."""
+    return join_stages([score.abs().unsqueeze(1) for score in discriminator(features)], (SIZE, SIZE))
+
+
+@torch.no_grad()
+def maps_by_name(
+    model: CkaadModel, discriminator: PatchDiscriminator, normal: Stages, known: Stages, test: Stages
+) -> dict[str, Tensor]:
+    """All maps of the test images."""
+    of_normal, of_known, of_test = (list(by_batches(model, one)) for one in (normal, known, test))
+    moments = ResidualMoments()
+    for pair in of_normal:
+        moments.add(*pair)
+    calibration = ResidualCalibration(len(STAGES))
+    calibration.set(moments)
+    sums = [standing_out([calibration.whitened(*p) for p in some], SHARE) for some in (of_normal[:8], of_known)]
+    calibration.emphasize(emphasis_of(*sums))
+    maps = maps_of(calibration, of_test) / maps_of(calibration, of_normal[:4]).mean()
+    usual = torch.cat([energies_of(discriminator, f) for f, _ in of_normal[:4]]).mean()
+    energies = torch.cat([energies_of(discriminator, f) for f, _ in of_test]) / usual
+    added = {f"the package's map + {share:g} * energies": maps + share * energies for share in ADDED}
+    return {"the package's map": maps, "energies": energies} | added
+
+
+def find(name: str, part: Part, options: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
+    """Metrics of every map."""
+    images = read(name, part, options.groups)
+    torch.manual_seed(seed)
+    model = CkaadModel(BACKBONE, STAGES)
+    load_backbone_weights(model.backbone, WEIGHTS)
+    kind = KNOWN[name]
+    normal, test = features_of(model, part.train), features_of(model, part.test)
+    taken: list[int] = []
+    if part.known is None:
+        taken = draw(images, kind, options.known, seed)
+        known = [stage[taken] for stage in test]
+    else:
+        known = features_of(model, part.known[kind][: options.known])
+    groups = {images.groups[index] for index in taken}
+    kept = [index for index, group in enumerate(images.groups) if group not in groups]
+    discriminator = train(model, normal, known, options.steps, seed)
+    masks = masks_of(part)
+    return {
+        way: measure(maps, masks, images.types, kept, kind, "power_mean")
+        for way, maps in maps_by_name(model, discriminator, normal, known, test).items()
+    }
+
+
+def main() -> None:
+    """Compare, print, and write the table where asked to."""
+    parser = make_parser(__doc__, "energies")
+    parser.add_argument("--known", type=int, default=8, help="known anomalies of the one type")
+    parser.set_defaults(steps=400)
+    options = parser.parse_args()
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.seeds):
+            parts = parts_of(options, Path(folder), seed, options.known)
+            parts["gravel"] = texture(Path(folder), seed, options.known, "gravel")
+            for name, part in parts.items():
+                for way, metrics in find(name, part, options, seed).items():
+                    for metric, value in metrics.items():
+                        found.setdefault(way, {}).setdefault(f"{name}, {metric}", []).append(value)
+                    print(f"{name}, seed {seed}, {way}: {metrics}", flush=True)
+    rows = [
+        {"map": way, **{metric: mean_and_deviation(values) for metric, values in metrics.items()}}
+        for way, metrics in found.items()
+    ]
+    types = ", ".join(f"{kind} of {name}" for name, kind in KNOWN.items() if any(name in key for key in rows[0]))
+    note = (
+        f"{options.known} known images: {types}. Means of {options.seeds} seeds with their standard deviation, "
+        f"{options.steps} steps."
+    )
+    publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "energies")
+
+
+if __name__ == "__main__":
+    main()
