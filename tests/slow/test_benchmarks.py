@@ -185,6 +185,14 @@ def test_scores(tmp_path: Path) -> None:
     assert "<!-- begin scores -->" in report
 
 
+def test_energies(tmp_path: Path) -> None:
+    found, report = run("energies", tmp_path, "--seeds", 1, "--steps", 2)
+    assert {row["known"] for row in found["rows"]} == {"brick: seam", "brick: stain", "gravel: stain"}
+    assert len({(row["known"], row["map"]) for row in found["rows"]}) == len(found["rows"]) == 15
+    assert all(0 < float(row["known type, AUPRO"]) <= 100 for row in found["rows"])
+    assert "<!-- begin energies -->" in report
+
+
 def test_trainings(tmp_path: Path) -> None:
     found, report = run("trainings", tmp_path, "--seeds", 1, "--steps", 4)
     assert len({(row["map"], row["training"]) for row in found["rows"]}) == len(found["rows"]) == 12
