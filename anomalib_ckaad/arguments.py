@@ -41,6 +41,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cache_limit": (lambda v: _is_number(v) and v >= 0, "a number of GiB of at least 0"),
     "autocast": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
     "compile": (lambda v: isinstance(v, bool), "True or False"),
+    "synthetic": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
+    "synthesis": (lambda v: v is None or callable(v), "a maker of anomalies, such as ElasticAnomalies(), or None"),
     "save_memory": (lambda v: isinstance(v, bool), "True or False"),
     "seed": (lambda v: v is None or (_is_count(v, least=0) and v < 2**32), "a whole number in [0, 2^32), or None"),
 }

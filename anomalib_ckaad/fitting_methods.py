@@ -16,7 +16,7 @@ from anomalib_ckaad.data.images import check_image_files, datamodule_of, warn_of
 from anomalib_ckaad.fast_training import open_folder
 from anomalib_ckaad.feature_cache import FeatureCache
 from anomalib_ckaad.feature_folder import GIB
-from anomalib_ckaad.objectives import NonFiniteLossError
+from anomalib_ckaad.objectives import NonFiniteLossError, Objective
 from anomalib_ckaad.precision import use_bfloat16
 from anomalib_ckaad.presets import paper_epochs, schedule_of
 from anomalib_ckaad.random_state import set_random_state
@@ -51,6 +51,8 @@ class FittingMethods:
     calibrate_map: Callable[[], None]
     _forget_calibration: Callable[[], None]
     _may_synthesize: bool
+    synthetic: bool | None
+    objective: Objective
     _use_bfloat16: bool
     _resumed_bfloat16: bool | None
     _compiled: dict[nn.Module, nn.Module]
@@ -135,8 +137,16 @@ class FittingMethods:
             self.trainer.fit_loop.max_epochs = epochs
             if self.trainer.check_val_every_n_epoch == 1:  # nobody has asked for another number
                 self.trainer.check_val_every_n_epoch = between
-        source = "made of normal ones" if self._may_synthesize else "none made (`synthetic: true` makes some)"
-        logger.info("Training for %s epochs; anomalies where a batch has none: %s.", self.trainer.max_epochs, source)
+        logger.info("Training for %s epochs; %s.", self.trainer.max_epochs, self._what_is_learned_from())
+
+    def _what_is_learned_from(self) -> str:
+        """Which anomalies training sees, in words."""
+        if not self.objective.strategy.needs_anomalies:
+            return "this strategy learns from normal images alone"
+        if not self._may_synthesize:
+            return "batches without known anomalies teach from normal images alone (`synthetic: true` makes anomalies)"
+        where = "every batch" if self.synthetic else "batches without known ones"
+        return f"anomalies are made of normal images in {where}"
 
     def on_train_epoch_end(self) -> None:
         """Stop before a checkpoint is written of weights that give no finite error on held-out images."""

@@ -192,6 +192,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             autocast=autocast,
             compile=compile,
             save_memory=save_memory,
+            synthesis=synthesis,
+            synthetic=synthetic,
             seed=seed,
         )
         usual = PRESETS[preset or preset_of(backbone)]
@@ -216,8 +218,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         self.discriminator_learning_rate = discriminator_learning_rate or usual.discriminator_learning_rate
         self.calibrate = usual.calibrate if calibrate is None else calibrate
         self.emphasize_known = emphasize_known
-        self._usual_steps = usual.steps
-        self._counts_steps = False
+        self._usual_steps, self._counts_steps = usual.steps, False
         self.max_epochs = max_epochs
         self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
         self.cache_dir, self.cache_limit = cache_dir, cache_limit
@@ -225,7 +226,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         self.autocast, self._compiles = autocast, compile
         self._compiled: dict[nn.Module, nn.Module] = {}
         self.seed, self.synthetic = seed, synthetic
-        self._usually_synthetic, self.synthesis = usual.synthetic or bool(synthesis), synthesis or ElasticAnomalies()
+        self._usually_synthetic = usual.synthetic or synthesis is not None
+        self.synthesis = ElasticAnomalies() if synthesis is None else synthesis
         self._has_weights = False
         self._warm_state: dict[str, Tensor] | None = None
         self._random_state: dict[str, Any] | None = None

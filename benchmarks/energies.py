@@ -145,8 +145,8 @@ def main() -> None:
         for (kind, way), metrics in found.items()
     ]
     note = (
-        f"{options.known} known images of one type; means of {options.seeds} seeds with their standard deviation, "
-        f"{options.steps} steps."
+        f"At most {options.known} known images of one type, whole groups of them; means of {options.seeds} seeds with "
+        f"their standard deviation, {options.steps} steps."
     )
     publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "energies")
 

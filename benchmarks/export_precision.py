@@ -50,6 +50,7 @@ def train(output: Path, *, paper: bool) -> tuple[Path, Path]:
         discriminator_learning_rate=1e-3,
         calibrate=not paper,
         score_top_k=100 if paper else "power_mean",
+        synthetic=True,
         max_epochs=8,
         seed=0,
         visualizer=False,

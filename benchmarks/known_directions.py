@@ -229,7 +229,8 @@ def main() -> None:
                 row[f"{name}, {metric}"] = f"{statistics.mean(one[metric] for one in ways[way]):.1f}"
         rows.append(row)
     note = (
-        f"{options.known} known images of one type; means over types and {options.seeds} seeds, {options.steps} steps."
+        f"At most {options.known} known images of one type; means over types and {options.seeds} seeds, "
+        f"{options.steps} steps."
     )
     publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "known-directions")
 

@@ -13,8 +13,8 @@ calibration count, as if training had ended there. ``package, uncalibrated``: th
 All have batches of 32. What has not passed after ``--limit`` seconds is stopped there: its time is a lower bound.
 After it has passed the package trains on for as long as it does by default, and the paper's way until the limit: the
 AUROCs there are reported as well. What is found for a way and a seed is kept in ``--keep`` and not measured again, so
-that hours may be put together of several runs, each of some ``--seeds`` (a number, or which). The last line is a JSON
-object.
+that hours may be put together of several runs, each of some seeds, with the same options but ``--limit``. The last line
+is a JSON object.
 """
 
 import argparse
@@ -180,7 +180,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder with train and test")
     parser.add_argument("--target", type=float, default=94.0, help="image AUROC in percent; default: %(default)s")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[3], help="how many, or which; default: 3")
+    parser.add_argument("--seeds", type=int, default=3, help="how many; default: %(default)s")
+    parser.add_argument("--first-seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--limit", type=float, default=3600, help="seconds; default: %(default)s")
     parser.add_argument("--every", type=int, default=5, help="steps between two looks; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
@@ -196,8 +197,37 @@ def parse() -> argparse.Namespace:
     if not (options.data / "train" / "PNEUMONIA").is_dir():
         parser.error(f"Expected train/PNEUMONIA in {options.data}, got no such folder. Do give the data set's folder.")
     options.weights = None if options.weights == "none" else options.weights
-    options.seeds = range(options.seeds[0]) if len(options.seeds) == 1 else options.seeds
+    if options.seeds < 1:
+        parser.error(f"Expected --seeds of at least 1, got {options.seeds}. Do leave it out for 3.")
+    if options.keep is not None:
+        if options.keep.exists() and not options.keep.is_dir():
+            parser.error(f"Expected --keep to be a folder, got the file {options.keep}. Do name another.")
+        options.keep.mkdir(parents=True, exist_ok=True)
     return options
+
+
+def meaning(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that a result depends on; it says itself when it ended."""
+    names = ("target", "every", "threads", "workers", "backbone", "weights", "image_size")
+    return {name: getattr(options, name) for name in names} | {"data": options.data.name}
+
+
+def read_kept(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What an earlier run with the same options found.
+
+    Raises:
+        SystemExit: If it had others, or is not one.
+    """
+    try:
+        one: dict[str, Any] = json.loads(path.read_text())
+        other = {name: value for name, value in meaning(options).items() if one["options"][name] != value}
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"Expected {path} to be what an earlier run kept, got something else ({error!r}). Do delete it."
+        raise SystemExit(msg) from error
+    for name, value in other.items():
+        msg = f"Expected {path} to be of {name} {value}, got {one['options'][name]}. Do give another --keep."
+        raise SystemExit(msg)
+    return one
 
 
 def main() -> None:
@@ -208,16 +238,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
     with tempfile.TemporaryDirectory() as results:
-        for seed in options.seeds:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             for way in options.ways:
                 kept = options.keep and options.keep / f"{way}-{seed}.json"
-                if kept and kept.exists():
-                    one = json.loads(kept.read_text())
-                else:
+                one = read_kept(kept, options) if kept and kept.exists() else None
+                if one is None:
                     one = run(way, seed, options, Path(results) / f"{way}-{seed}")
-                    if kept:
-                        options.keep.mkdir(parents=True, exist_ok=True)
-                        kept.write_text(json.dumps(one))
+                    one |= {"machine": describe_machine(options.threads), "options": meaning(options)}
+                if kept:
+                    temporary = kept.with_suffix(".tmp")
+                    temporary.write_text(json.dumps(one))
+                    temporary.replace(kept)
                 found[way].append(one)
                 print(f"{way}, seed {seed}: {one['seconds']:.0f} s, at the end {one['final']}", flush=True)
     rows = [
@@ -236,9 +267,10 @@ def main() -> None:
     ]
     medians = {way: statistics.median(one["seconds"] for one in runs) for way, runs in found.items()}
     finals = {way: statistics.mean(one["final"]["auroc"] for one in runs) for way, runs in found.items()}
-    summary: dict[str, Any] = {"machine": describe_machine(options.threads), "target": options.target}
+    machine = " and ".join(dict.fromkeys(one["machine"] for runs in found.values() for one in runs))
+    summary: dict[str, Any] = {"machine": machine, "target": options.target}
     summary |= {"limit": options.limit, "median_seconds": medians, "mean_final_auroc": finals}
-    text = f"{markdown_table(rows)}\n\nUntil {options.target:g} % is passed; {describe_machine(options.threads)}."
+    text = f"{markdown_table(rows)}\n\nUntil {options.target:g} % is passed; {machine}."
     told = ", ".join(f"{way} {spread([one['seconds'] for one in runs])}" for way, runs in found.items())
     text += f" Seconds, median (quartiles): {told}."
     passed = {way: all(one["passed"] for one in runs) for way, runs in found.items()}

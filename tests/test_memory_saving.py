@@ -97,9 +97,19 @@ def test_copied_and_pickled() -> None:
         assert all(part.recomputes for part in copied.modules() if hasattr(part, "recomputes"))
 
 
-@pytest.mark.parametrize("arguments", [{"save_memory": "false"}, {"autocast": "false"}, {"compile": 1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"save_memory": "false"},
+        {"autocast": "false"},
+        {"compile": 1},
+        {"synthetic": "maybe"},
+        {"synthetic": 1},
+        {"synthesis": "elastic"},
+    ],
+)
 def test_switches_are_true_or_false(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"Expected .* to be True"):
+    with pytest.raises(ValueError, match=r"^Expected .* to be (True|a maker).*, got .*\. Do change "):
         Ckaad("resnet18", pre_trained=False, **arguments)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,19 +19,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 
 
-def run(name: str, folder: Path, *options: object) -> tuple[dict[str, Any], str]:
-    """The JSON object in a benchmark's last line, and the report that it wrote."""
-    report = folder / "report.md"
-    words = [*options, "--report", report]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *map(str, words)],
+def run_to_its_end(name: str, folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    """A benchmark's output, whatever it ends with."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *map(str, options)],
         cwd=folder,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def run(name: str, folder: Path, *options: object) -> tuple[dict[str, Any], str]:
+    """The JSON object in a benchmark's last line, and the report that it wrote."""
+    report = folder / "report.md"
+    done = run_to_its_end(name, folder, *options, "--report", report)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), report.read_text()
 
@@ -134,9 +138,18 @@ def test_time_to_quality(tmp_path: Path) -> None:
     untrained = ["--backbone", "resnet18", "--weights", "none", "--keep", tmp_path / "kept"]
     found, _ = run("time_to_quality", tmp_path, tmp_path / "data", *options, *untrained)
     assert found["ratio"] > 0
-    ways = ["--ways", "paper", "--seeds", 0, 0]
-    again, _ = run("time_to_quality", tmp_path, tmp_path / "data", *options, *untrained, *ways)
-    assert again["runs"]["paper"] == 2 * found["runs"]["paper"]  # to the last digit: nothing was measured again
+    again, _ = run("time_to_quality", tmp_path, tmp_path / "data", *options, *untrained, "--ways", "paper")
+    assert again["runs"]["paper"] == found["runs"]["paper"]  # to the last digit: nothing was measured again
+    other = run_to_its_end("time_to_quality", tmp_path, tmp_path / "data", *options, *untrained, "--every", 2)
+    assert other.returncode == 1
+    assert re.search(
+        r"^Expected .*package-0\.json to be of every 2, got 1\. Do give another --keep\.$", other.stderr, re.MULTILINE
+    )
+    (tmp_path / "kept" / "package-0.json").write_text("{")
+    other = run_to_its_end("time_to_quality", tmp_path, tmp_path / "data", *options, *untrained)
+    assert re.search(r"^Expected .*package-0\.json to be what an earlier run kept", other.stderr, re.MULTILINE)
+    other = run_to_its_end("time_to_quality", tmp_path, tmp_path / "data", "--seeds", 0)
+    assert "Expected --seeds of at least 1, got 0. Do leave it out for 3." in other.stderr
     for runs in found["runs"].values():
         assert runs[0]["passed"]
         assert runs[0]["seconds"] <= runs[0]["final"]["seconds"]
@@ -189,15 +202,20 @@ def test_energies(tmp_path: Path) -> None:
     found, report = run("energies", tmp_path, "--seeds", 1, "--steps", 2)
     assert {row["known"] for row in found["rows"]} == {"brick: seam", "brick: stain", "gravel: stain"}
     assert len({(row["known"], row["map"]) for row in found["rows"]}) == len(found["rows"]) == 15
-    assert all(0 < float(row["known type, AUPRO"]) <= 100 for row in found["rows"])
+    for kind in ("seam", "stain"):
+        aupro = [float(row["known type, AUPRO"]) for row in found["rows"] if row["known"] == f"brick: {kind}"]
+        assert all(0 < one <= 100 for one in aupro)
+        assert len(set(aupro)) > 2  # the map alone, energies alone and sums differ
     assert "<!-- begin energies -->" in report
 
 
 def test_trainings(tmp_path: Path) -> None:
     found, report = run("trainings", tmp_path, "--seeds", 1, "--steps", 4)
     assert len({(row["map"], row["training"]) for row in found["rows"]}) == len(found["rows"]) == 12
-    calibrated = {row["training"]: row["brick, AUPRO"] for row in found["rows"] if row["map"] == "calibrated"}
-    assert len(set(calibrated.values())) > 1  # ways of training differ
+    aupro = {row["training"]: row["brick, AUPRO"] for row in found["rows"] if row["map"] == "equation (14)"}
+    usual = aupro.pop("constant rate")
+    assert len(aupro) == 5
+    assert all(other != usual for other in aupro.values())  # each is another way
     assert "<!-- begin trainings -->" in report
 
 
