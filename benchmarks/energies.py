@@ -32,48 +32,21 @@ from calibration import (
 )
 from known_directions import draw, maps_of, measure, read, standing_out
 from machine import mean_and_deviation, publish
+from multiple_instances import WAYS, train
 from torch import Tensor
 
 from anomalib_ckaad.anomaly_map import join_stages
 from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
 from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.fast_training import bfloat16_if, make_adam
 from anomalib_ckaad.known_directions import SHARE, emphasis_of
-from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import load_backbone_weights
 
-BATCH = 16
 KNOWN = {"brick": ("seam", "stain"), "gravel": ("stain",), "chest": ("bacteria",), "tile": ("blowhole", "uneven")}
 """The types that are known in turn."""
 ADDED = (0.05, 0.1, 0.3)
 """Shares of the energies in a sum."""
-
-
-def train(model: CkaadModel, normal: Stages, known: Stages, steps: int, seed: int) -> PatchDiscriminator:
-    """Train as Ckaad does, with all known anomalies in every batch of 16 normal images."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    discriminator = PatchDiscriminator(model.auto_encoder.architecture.channels)
-    optimizers = [make_adam(module.parameters(), 1e-3) for module in (model.auto_encoder, discriminator)]
-    is_anomalous = torch.arange(BATCH + len(known[0])) >= BATCH
-    order: list[int] = []
-    for _ in range(steps):
-        if len(order) < BATCH:
-            order = torch.randperm(len(normal[0]), generator=generator).tolist()
-        chosen, order = order[:BATCH], order[BATCH:]
-        with bfloat16_if(wanted=True):
-            alternating_step(
-                [torch.cat([f[chosen], a]).float() for f, a in zip(normal, known, strict=True)],
-                is_anomalous,
-                auto_encoder=model.auto_encoder,
-                discriminator=discriminator,
-                objective=Objective(STRATEGIES["cka_patch"]),
-                auto_encoder_optimizer=optimizers[0],
-                discriminator_optimizer=optimizers[1],
-            )
-    return discriminator
 
 
 def energies_of(discriminator: PatchDiscriminator, features: Stages) -> Tensor:
@@ -116,7 +89,7 @@ def find(name: str, kind: str, part: Part, options: argparse.Namespace, seed: in
         known = features_of(model, part.known[kind][: options.known])
     groups = {images.groups[index] for index in taken}
     kept = [index for index, group in enumerate(images.groups) if group not in groups]
-    discriminator = train(model, normal, known, options.steps, seed)
+    discriminator = train(model, normal, known, WAYS["all patches, equation (11)"], options.steps, seed)
     masks = masks_of(part)
     return {
         way: measure(maps, masks, images.types, kept, kind, "power_mean")

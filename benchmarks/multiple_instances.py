@@ -89,8 +89,10 @@ def chosen_loss(recorded: Recorded, choose: Choose, usual: Callable[..., Tensor]
     return loss
 
 
-def train(model: CkaadModel, normal: Stages, known: Stages, choose: Choose, steps: int, seed: int) -> None:
-    """Train as Ckaad does, with all known anomalies in every batch of 16 normal images."""
+def train(
+    model: CkaadModel, normal: Stages, known: Stages, choose: Choose, steps: int, seed: int
+) -> PatchDiscriminator:
+    """Train as Ckaad does, with all known anomalies in every batch of 16 normal images; the discriminator."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     discriminator = PatchDiscriminator(model.auto_encoder.architecture.channels)
@@ -117,6 +119,7 @@ def train(model: CkaadModel, normal: Stages, known: Stages, choose: Choose, step
                 )
     finally:
         objectives.discriminator_loss = usual
+    return discriminator
 
 
 def evaluate(model: CkaadModel, normal: Stages, known: Stages, test: Stages, held_out: int) -> dict[str, float]:
