@@ -2,9 +2,9 @@
 
 The paper's map sees the direction of a feature alone, every direction and every position alike. But an auto-encoder
 misses some directions in every normal image, and misses more at an edge than on a plain. With u the residual of a
-stage at position p, and M_p its second moment over normal training images, the calibrated map of the stage is the
-Mahalanobis length sqrt(u' M_p^-1 u). As in equation (14) the stages' maps are added up. There are as many M_p as the
-deepest map has positions: neighbors in a shallower one share theirs.
+stage at position p (see ``residuals``), and M_p its second moment over normal training images, the calibrated map of
+the stage is the Mahalanobis length sqrt(u' M_p^-1 u). As in equation (14) the stages' maps are added up. There are as
+many M_p as the deepest map has positions: neighbors in a shallower one share theirs.
 """
 
 import logging
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from anomalib_ckaad.residuals import residual_of
+
 logger = logging.getLogger(__name__)
 
 LARGEST = 6_000_000
@@ -25,37 +27,6 @@ FLOOR = 0.01
 """Share of the mean variance added to every direction: some hold nothing but rounding."""
 PRIOR = 0.25
 """Images that the mean of all positions counts as, by channel: docs/accuracy.md."""
-STRENGTH = 3.0
-"""Root mean square of the map, as a multiple, that a feature's own strength is added to: docs/accuracy.md."""
-
-
-def residual_of(features: Tensor, reconstruction: Tensor) -> Tensor:
-    """Difference of both, each divided by its strength.
-
-    Equation (2) compares maps as a whole: their strength is one number each. Equation (14) compares positions, of which
-    each has a strength of its own. This lies between: a weak position is not blown up, a strong one does not outweigh
-    all others. For a feature with mean square s, in units of the mean square of its map, it is sqrt(s + 9).
-
-    Args:
-        features: (N, C, H, W).
-        reconstruction: (N, C, H, W).
-
-    Returns:
-        (N, C, H, W) in float32 or more, the same for features, or reconstructions, of another scale.
-
-    Example:
-        >>> f, g = torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2)
-        >>> torch.allclose(residual_of(f, g), residual_of(5 * f, 3 * g), atol=1e-5)
-        True
-    """
-    return _by_strength(features) - _by_strength(reconstruction)
-
-
-def _by_strength(maps: Tensor) -> Tensor:
-    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    at_position = maps.square().mean(dim=1, keepdim=True)
-    of_map = at_position.mean(dim=(2, 3), keepdim=True)
-    return maps / (at_position + STRENGTH**2 * of_map).clamp(min=torch.finfo(maps.dtype).tiny).sqrt()
 
 
 def whitening_of(moments: Tensor, images: int) -> Tensor:
@@ -111,9 +82,13 @@ class ResidualMoments:
     """Sums of outer products of residuals, by stage and position of the deepest one.
 
     Several processes share the images out among them and add their sums up.
+
+    Args:
+        share: Of reconstructions, that is taken away: ``reconstruction_share``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 1.0) -> None:
+        self.share = share
         self.images = 0
         self.sums: list[Tensor] = []
         self.projections: list[Tensor | None] = []
@@ -123,7 +98,7 @@ class ResidualMoments:
         self.images += len(features[0])
         height, width = features[-1].shape[-2:]
         for stage, pair in enumerate(zip(features, reconstructions, strict=True)):
-            residual = residual_of(*pair)
+            residual = residual_of(*pair, self.share)
             if len(self.sums) == stage:
                 projection = make_projection(residual.shape[1], height * width)
                 self.projections.append(None if projection is None else projection.to(residual))
@@ -190,6 +165,7 @@ class ResidualCalibration(nn.Module):
 
     def clear(self) -> None:
         """Forget all moments."""
+        self.register_buffer("share", torch.ones(()))
         for stage in range(self.stages):
             self.register_buffer(f"whitening_{stage}", torch.zeros(0, 0, 0, 0))
             self.register_buffer(f"projection_{stage}", torch.zeros(0, 0))
@@ -205,6 +181,7 @@ class ResidualCalibration(nn.Module):
             logger.warning("Expected finite residuals of normal images, got none. The map stays uncalibrated.")
             self.clear()
             return
+        self.register_buffer("share", torch.tensor(moments.share).to(moments.sums[0]))
         # torchmetrics' AUROC takes scores for logits, and its sigmoid makes all above 17 the same.
         unit = math.sqrt(moments.sums[-1].shape[-1])
         for stage, (summed, projection) in enumerate(zip(moments.sums, moments.projections, strict=True)):
@@ -223,7 +200,7 @@ class ResidualCalibration(nn.Module):
         """Residuals whose squares add up to the squared lengths, one tensor (N, H_k * W_k, d) a stage."""
         found = []
         for stage, pair in enumerate(zip(features, reconstructions, strict=True)):
-            residual = residual_of(*pair)
+            residual = self._residual(*pair)
             with torch.autocast(residual.device.type, enabled=False):  # squares need all digits
                 by_matrix, _ = self._by_matrix(stage, residual)
             (images, _, height, width), (rows, columns) = residual.shape, by_matrix.shape[:2]
@@ -243,9 +220,12 @@ class ResidualCalibration(nn.Module):
             ones, which have fewer directions; the larger, the more anomalous.
         """
         return [
-            self._lengths(stage, residual_of(*pair))
+            self._lengths(stage, self._residual(*pair))
             for stage, pair in enumerate(zip(features, reconstructions, strict=True))
         ]
+
+    def _residual(self, features: Tensor, reconstruction: Tensor) -> Tensor:
+        return residual_of(features, reconstruction, self.get_buffer("share"))
 
     def _lengths(self, stage: int, residual: Tensor) -> Tensor:
         whitened, are_shared = self._by_matrix(stage, residual)
@@ -270,9 +250,10 @@ class ResidualCalibration(nn.Module):
         return residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT, False
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
-        """Take on the sizes that a checkpoint has; one without moments, as older ones are, leaves none."""
+        """Take on the sizes that a checkpoint has; one without moments, or a share, as older ones are, leaves none."""
         for name, own in list(self.named_buffers(recurse=False)):
-            theirs = state_dict.setdefault(prefix + name, own.new_zeros([0] * own.ndim))
+            missing = own.new_ones(()) if name == "share" else own.new_zeros([0] * own.ndim)
+            theirs = state_dict.setdefault(prefix + name, missing)
             self.register_buffer(name, torch.zeros_like(theirs, device=own.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

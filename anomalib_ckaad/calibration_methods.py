@@ -9,12 +9,13 @@ from anomalib.data import ImageBatch
 from torch import Tensor
 
 from anomalib_ckaad.calibration import ResidualMoments
-from anomalib_ckaad.data.batches_again import batches_of_known, may_be_last_epoch, normal_batches
+from anomalib_ckaad.data.batches_again import batches_of_known, count_normal, may_be_last_epoch, normal_batches
 from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
 from anomalib_ckaad.known_directions import StandingOut, emphasis_of
 from anomalib_ckaad.objectives import Objective
 from anomalib_ckaad.precision import is_worthwhile
 from anomalib_ckaad.preprocessing import prepare
+from anomalib_ckaad.residuals import reconstruction_share
 from anomalib_ckaad.torch_model import CkaadModel
 
 COMPARED = 256
@@ -34,6 +35,7 @@ class CalibrationMethods:
     pre_processor: Any
     calibrate: bool
     emphasize_known: bool
+    reconstruction_prior: float
     autocast: bool | None
     _use_bfloat16: bool
     _features: Callable[..., list[Tensor]]
@@ -59,7 +61,8 @@ class CalibrationMethods:
         was_training = self.model.auto_encoder.training
         self.model.auto_encoder.eval()  # as it scores
         with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            moments = ResidualMoments()
+            share = reconstruction_share(count_normal(self.trainer), self.reconstruction_prior)
+            moments = ResidualMoments(share)
             for features, reconstructions, labels in self._reconstructed(normal_batches(self.trainer)):
                 moments.add([f[~labels] for f in features], [g[~labels] for g in reconstructions])
             moments.reduce()

@@ -34,6 +34,7 @@ from anomalib_ckaad.preprocessing import make_pre_processor, resize_exactly, war
 from anomalib_ckaad.presets import PRESETS, PresetName, preset_of
 from anomalib_ckaad.random_state import get_random_state
 from anomalib_ckaad.reconstructor import NormName
+from anomalib_ckaad.residuals import RECONSTRUCTION_PRIOR
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training_methods import TrainingMethods
@@ -79,6 +80,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             True measured. See ``ResidualCalibration``.
         emphasize_known: Whether a calibrated map counts directions more in which known anomalies stand out. See
             ``emphasis_of``. The ``recon`` strategy, which looks at normal images only, does not.
+        reconstruction_prior: Number of normal training images with which a calibrated map takes half of the
+            reconstruction away from the features, and more with more of them; 0 for all of it. See ``residuals``.
         score_top_k: The image score is the mean of so many largest pixels of the map, of ``all``, or the whole map's
             ``power_mean``. Default None: 100 in the paper, ``power_mean`` measured. See ``image_score``.
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
@@ -147,6 +150,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         discriminator_learning_rate: float | None = None,
         calibrate: bool | None = None,  # noqa: FBT001
         emphasize_known: bool = True,  # noqa: FBT001, FBT002
+        reconstruction_prior: float = RECONSTRUCTION_PRIOR,
         score_top_k: TopK | None = None,
         output_relu: bool | None = None,  # noqa: FBT001
         synthesis: AnomalyMaker | None = None,
@@ -184,6 +188,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             preset=preset,
             learning_rate=learning_rate,
             discriminator_learning_rate=discriminator_learning_rate,
+            reconstruction_prior=reconstruction_prior,
             score_top_k=score_top_k,
             image_size=image_size,
             max_epochs=max_epochs,
@@ -217,7 +222,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         self.learning_rate = learning_rate or usual.learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate or usual.discriminator_learning_rate
         self.calibrate = usual.calibrate if calibrate is None else calibrate
-        self.emphasize_known = emphasize_known
+        self.emphasize_known, self.reconstruction_prior = emphasize_known, reconstruction_prior
         self._usual_steps, self._counts_steps = usual.steps, False
         self.max_epochs = max_epochs
         self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)

@@ -30,7 +30,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize
 
-from anomalib_ckaad import calibration
+from anomalib_ckaad import residuals
 from anomalib_ckaad.anomaly_map import TopK, image_score, join_stages, stage_map
 from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
 from anomalib_ckaad.data.texture_images import Category
@@ -38,6 +38,7 @@ from anomalib_ckaad.data.textures import Textures
 from anomalib_ckaad.fast_training import bfloat16_if, make_adam
 from anomalib_ckaad.metrics.streaming import PixelMetric
 from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.residuals import reconstruction_share
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import load_backbone_weights, normalization
@@ -47,6 +48,10 @@ Stages = list[Tensor]
 """One tensor (N, C_k, H_k, W_k) a stage."""
 Maker = Callable[[Stages, Stages], Callable[[Stages, Stages], Stages]]
 """From features and reconstructions of normal training images to what makes stage maps of others."""
+
+
+ASKED: dict[str, float | None] = {"share": None}
+"""What ``--share`` says."""
 
 
 class Part(NamedTuple):
@@ -151,24 +156,31 @@ def standardized(normal: Sequence[tuple[Stages, Stages]], *, by_position: bool) 
     return lambda f, g: [(m - a) / s for m, a, s in zip(plain(f, g), means, deviations, strict=True)]
 
 
+def moments_of(normal: Sequence[tuple[Stages, Stages]], share: float | None = None) -> ResidualMoments:
+    """Of residuals with a share of the reconstruction taken away; None for what was asked for, or the package's."""
+    images = sum(len(features[0]) for features, _ in normal)
+    share = ASKED["share"] if share is None else share
+    moments = ResidualMoments(reconstruction_share(images) if share is None else share)
+    for pair in normal:
+        moments.add(*pair)
+    return moments
+
+
 def whitened(
-    normal: Sequence[tuple[Stages, Stages]], strength: float, *, shared: bool
+    normal: Sequence[tuple[Stages, Stages]], strength: float, *, shared: bool, share: float | None = None
 ) -> Callable[[Stages, Stages], Stages]:
     """Mahalanobis lengths of residuals; shallower stages share the matrices of their neighbors, or have their own."""
     count = len(normal[0][0])
     parts = [range(count)] if shared else [range(k, k + 1) for k in range(count)]
-    calibration.STRENGTH = strength
+    residuals.STRENGTH = strength
     made = []
     for part in parts:
-        moments = ResidualMoments()
-        for f, g in normal:
-            moments.add([f[k] for k in part], [g[k] for k in part])
         one = ResidualCalibration(len(part))
-        one.set(moments)
+        one.set(moments_of([([f[k] for k in part], [g[k] for k in part]) for f, g in normal], share))
         made.append(one)
 
     def maps(f: Stages, g: Stages) -> Stages:
-        calibration.STRENGTH = strength
+        residuals.STRENGTH = strength
         return [
             found * f[part[-1]].shape[1] ** 0.5  # in one unit
             for one, part in zip(made, parts, strict=True)
@@ -185,7 +197,7 @@ def without_auto_encoder(normal: Sequence[tuple[Stages, Stages]]) -> Callable[[S
     def as_reconstructions(features: Stages) -> Stages:
         return [mean.expand_as(one) for mean, one in zip(means, features, strict=True)]
 
-    maps = whitened([(f, as_reconstructions(f)) for f, _ in normal], USUAL, shared=True)
+    maps = whitened([(f, as_reconstructions(f)) for f, _ in normal], USUAL, shared=True, share=1.0)
     return lambda f, _: maps(f, as_reconstructions(f))
 
 
@@ -195,7 +207,7 @@ def both(normal: Sequence[tuple[Stages, Stages]]) -> Callable[[Stages, Stages], 
     return lambda f, g: [sum(stage) for stage in zip(*(make(f, g) for make in makers), strict=True)]
 
 
-USUAL = calibration.STRENGTH
+USUAL = residuals.STRENGTH
 WAYS: dict[str, tuple[Maker, TopK]] = {
     "paper, equation (14)": (paper, 100),
     "standardized by stage": (lambda normal: standardized(normal, by_position=False), 100),
@@ -208,6 +220,10 @@ WAYS: dict[str, tuple[Maker, TopK]] = {
     f"strength {USUAL:g}, score: whole map": (lambda normal: whitened(normal, USUAL, shared=True), "all"),
     f"the package: strength {USUAL:g}, score: power mean": (
         lambda normal: whitened(normal, USUAL, shared=True),
+        "power_mean",
+    ),
+    "the package, but all of the reconstruction taken away": (
+        lambda normal: whitened(normal, USUAL, shared=True, share=1.0),
         "power_mean",
     ),
     "whitened directions (strength 0), score: power mean": (
@@ -274,6 +290,16 @@ def parts_of(options: argparse.Namespace, folder: Path, seed: int, known: int = 
     return parts
 
 
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """An option for the share of the reconstruction that calibrated maps take away."""
+
+    def keep(text: str) -> float:
+        ASKED["share"] = float(text)
+        return float(text)
+
+    parser.add_argument("--share", type=keep, help="of the reconstruction that is taken away; default: the package's")
+
+
 def make_parser(description: str | None, section: str) -> argparse.ArgumentParser:
     """Options of a comparison on these parts of the data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -281,6 +307,7 @@ def make_parser(description: str | None, section: str) -> argparse.ArgumentParse
     parser.add_argument("--groups", type=Path, help="written by examples/group_exposures.py; needed for magnetic_tile")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
+    add_share(parser)
     parser.add_argument("--report", type=Path, help=f"Markdown file whose section `{section}` gets the table")
     return parser
 

@@ -27,6 +27,7 @@ from calibration import (
     features_of,
     make_parser,
     masks_of,
+    moments_of,
     parts_of,
     texture,
 )
@@ -36,7 +37,7 @@ from multiple_instances import WAYS, train
 from torch import Tensor
 
 from anomalib_ckaad.anomaly_map import join_stages
-from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.discriminator import PatchDiscriminator
 from anomalib_ckaad.known_directions import SHARE, emphasis_of
 from anomalib_ckaad.study.sections import markdown_table
@@ -60,11 +61,8 @@ def maps_by_name(
 ) -> dict[str, Tensor]:
     """All maps of the test images."""
     of_normal, of_known, of_test = (list(by_batches(model, one)) for one in (normal, known, test))
-    moments = ResidualMoments()
-    for pair in of_normal:
-        moments.add(*pair)
     calibration = ResidualCalibration(len(STAGES))
-    calibration.set(moments)
+    calibration.set(moments_of(of_normal))
     sums = [standing_out([calibration.whitened(*p) for p in some], SHARE) for some in (of_normal[:8], of_known)]
     calibration.emphasize(emphasis_of(*sums))
     maps = maps_of(calibration, of_test) / maps_of(calibration, of_normal[:4]).mean()

@@ -9,8 +9,8 @@ Known textures are of the part of the photograph that the training images show.
 The last rows choose the image score by the known anomalies: the one of the candidates that ranks them best against a
 twentieth of the normal training images, which is held out of training for that. Guarded, the package's own stays unless
 another's AUROC is five points larger.
-Image AUROC and AUPRO in percent of the known type and in the mean of all others, means over types and seeds. The last
-line is a JSON object.
+Image AUROC and AUPRO in percent of the known type and in the mean of all others, means over types, and over seeds with
+their standard deviation. The last line is a JSON object.
 """
 
 import csv
@@ -31,15 +31,16 @@ from calibration import (
     features_of,
     make_parser,
     masks_of,
+    moments_of,
     parts_of,
     train,
 )
-from machine import publish
+from machine import mean_and_deviation, publish
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_ckaad.anomaly_map import TopK, image_score, join_stages
-from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.known_directions import PRIOR, SHARE, StandingOut, emphasis_of
 from anomalib_ckaad.metrics.streaming import PixelMetric
 from anomalib_ckaad.study.sections import markdown_table
@@ -147,9 +148,7 @@ def scores_of(part: Part, images: Images, steps: int, seed: int, count: int) -> 
         list(by_batches(model, one))
         for one in (normal, features_of(model, part.test), features_of(model, part.train[::HELD_OUT]))
     )
-    moments = ResidualMoments()
-    for pair in of_normal:
-        moments.add(*pair)
+    moments = moments_of(of_normal)
     plain = ResidualCalibration(len(STAGES))
     plain.set(moments)
     white_normal = [plain.whitened(*pair) for pair in of_normal[:8]]
@@ -220,17 +219,20 @@ def main() -> None:
             for name, part in parts_of(options, Path(folder), seed, options.known).items():
                 images = read(name, part, options.groups)
                 for way, results in scores_of(part, images, options.steps, seed, options.known).items():
-                    found.setdefault(name, {}).setdefault(way, []).extend(results)
+                    if not results:
+                        continue
+                    means = {metric: statistics.mean(one[metric] for one in results) for metric in results[0]}
+                    found.setdefault(name, {}).setdefault(way, []).append(means)
     rows = []
     for way in WAYS:
         row = {"map": way}
         for name, ways in found.items():
-            for metric in ways[way][0] if ways[way] else ():
-                row[f"{name}, {metric}"] = f"{statistics.mean(one[metric] for one in ways[way]):.1f}"
+            for metric in ways[way][0]:
+                row[f"{name}, {metric}"] = mean_and_deviation([one[metric] for one in ways[way]])
         rows.append(row)
     note = (
-        f"At most {options.known} known images of one type; means over types and {options.seeds} seeds, "
-        f"{options.steps} steps."
+        f"At most {options.known} known images of one type; means over types, and over {options.seeds} seeds with "
+        f"their standard deviation, {options.steps} steps."
     )
     publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "known-directions")
 

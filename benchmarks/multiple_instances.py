@@ -16,14 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from calibration import BACKBONE, SIZE, STAGES, WEIGHTS, Stages, by_batches, chest, features_of
+from calibration import BACKBONE, SIZE, STAGES, WEIGHTS, Stages, add_share, by_batches, chest, features_of, moments_of
 from known_directions import auroc, draw, read, standing_out
 from machine import mean_and_deviation, publish
 from torch import Tensor, nn
 
 from anomalib_ckaad import objectives
 from anomalib_ckaad.anomaly_map import image_score, join_stages, stage_map
-from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.discriminator import PatchDiscriminator
 from anomalib_ckaad.fast_training import bfloat16_if, make_adam
 from anomalib_ckaad.known_directions import SHARE, emphasis_of
@@ -125,11 +125,8 @@ def train(
 def evaluate(model: CkaadModel, normal: Stages, known: Stages, test: Stages, held_out: int) -> dict[str, float]:
     """Image AUROC of the calibrated map, without and with the emphasis; the first test images are normal."""
     of_normal, of_test = (list(by_batches(model, one)) for one in (normal, test))
-    moments = ResidualMoments()
-    for pair in of_normal:
-        moments.add(*pair)
     calibration = ResidualCalibration(len(STAGES))
-    calibration.set(moments)
+    calibration.set(moments_of(of_normal))
     found = {}
     for name in ("AUROC", "AUROC, emphasized"):
         if name != "AUROC":
@@ -150,6 +147,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--known", type=int, default=8, help="known anomalies; default: %(default)s")
+    add_share(parser)
     parser.add_argument("--report", type=Path, help="Markdown file whose section `multiple-instances` gets the table")
     options = parser.parse_args()
     if options.known > BATCH:

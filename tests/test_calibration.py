@@ -14,10 +14,11 @@ from anomalib_ckaad.calibration import (
     ResidualCalibration,
     ResidualMoments,
     place_of,
-    residual_of,
     whitening_of,
 )
+from anomalib_ckaad.data import KnownAnomalies
 from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.residuals import reconstruction_share, residual_of
 from tests.conftest import make_folder_data
 
 SHAPE = (400, 6, 3, 5)
@@ -33,8 +34,8 @@ def pair(
     return features, features + noise * (1 if scale is None else scale)
 
 
-def calibrated(*stages: tuple[torch.Tensor, torch.Tensor]) -> ResidualCalibration:
-    moments = ResidualMoments()
+def calibrated(*stages: tuple[torch.Tensor, torch.Tensor], share: float = 1.0) -> ResidualCalibration:
+    moments = ResidualMoments(share)
     half = len(stages[0][0]) // 2
     for part in (slice(0, half), slice(half, None)):
         moments.add([f[part] for f, _ in stages], [g[part] for _, g in stages])
@@ -69,6 +70,41 @@ def test_residuals_lie_between_those_of_whole_maps_and_of_positions() -> None:
     assert torch.equal(residual_of(f, f), torch.zeros_like(f))
     assert torch.isfinite(residual_of(0 * f, g)).all()
     assert residual_of(f.bfloat16(), g.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("share", [1.0, 0.75, 0.0])
+def test_a_share_of_the_reconstruction_is_taken_away(share: float) -> None:
+    f, g = pair(*SHAPE)
+    nothing = torch.zeros_like(f)
+    expected = residual_of(f, nothing) - share * residual_of(g, nothing)
+    torch.testing.assert_close(residual_of(f, g, share), expected)
+    found = calibrated((f, g), share=share)
+    others = pair(*SHAPE, seed=1)
+    residual = residual_of(*others, share).permute(0, 2, 3, 1)[..., None]
+    lengths = (found.get_buffer("whitening_0") @ residual).square().sum(dim=(-1, -2)).sqrt()
+    torch.testing.assert_close(found(others[:1], others[1:])[0][:, 0], lengths)
+    again = ResidualCalibration(1)
+    again.load_state_dict(found.state_dict())
+    torch.testing.assert_close(again(others[:1], others[1:]), found(others[:1], others[1:]))
+    found.clear()
+    assert float(found.get_buffer("share")) == 1
+
+
+def test_a_checkpoint_of_before_shares_takes_all_of_the_reconstruction_away() -> None:
+    f, g = pair(*SHAPE)
+    state = calibrated((f, g)).state_dict()
+    del state["share"]
+    again = calibrated((f, g), share=0.5)
+    again.load_state_dict(state)
+    torch.testing.assert_close(again([f], [g]), calibrated((f, g))([f], [g]))
+
+
+def test_the_more_images_the_more_is_taken_away() -> None:
+    assert reconstruction_share(64) == 0.5
+    shares = [reconstruction_share(images) for images in (0, 10, 100, 1000, 10**6)]
+    assert shares == sorted(shares)
+    assert (shares[0], round(shares[-1], 3)) == (0, 1)
+    assert all(reconstruction_share(images, prior=0) == 1 for images in (0, 10, 100))
 
 
 def shrunk(moments: torch.Tensor, images: int) -> torch.Tensor:
@@ -343,3 +379,18 @@ def test_batch_statistics_stay_as_trained(folder_root: Path, tmp_path: Path) -> 
         fit(model, folder_root, tmp_path / str(wanted), limit_val_batches=0)
         trained.append(model.model.auto_encoder.state_dict())
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [({}, 4 / 68), ({"reconstruction_prior": 0}, 1.0)])
+@pytest.mark.parametrize("known", [False, True])
+def test_normal_training_images_alone_count_for_the_share(
+    arguments: dict[str, float], expected: float, known: bool, folder_root: Path, tmp_path: Path
+) -> None:
+    model = make_model(**arguments)
+    data = make_folder_data(folder_root)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1}
+    engine = Engine(default_root_dir=tmp_path, **quiet)
+    engine.fit(model, datamodule=KnownAnomalies(data, count=2) if known else data)
+    assert float(model.model.calibration.get_buffer("share")) == pytest.approx(expected)
+    loaded = Ckaad.load_from_checkpoint(engine.best_model_path)
+    assert float(loaded.model.calibration.get_buffer("share")) == pytest.approx(expected)

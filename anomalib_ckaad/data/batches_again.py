@@ -37,12 +37,24 @@ def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterato
     All of them are normal unless the data's own training images are not. No global random numbers are drawn, so that
     training goes on as it would have.
     """
-    dataset = getattr(datamodule_of(trainer), "train_data", None)
-    if dataset is None:
-        dataset = getattr(trainer.train_dataloader, "dataset", None)
+    dataset = _training_data(trainer)
     if dataset is not None:
         # At least one image: sums are added up by all processes or none.
         yield from _batches(trainer, dataset, range(len(dataset)), at_most, at_least_one=True)
+
+
+def count_normal(trainer: pl.Trainer) -> int:
+    """Number of normal training images of all processes together; all images where only batches have labels."""
+    dataset = _training_data(trainer)
+    labels = getattr(getattr(dataset, "samples", None), "label_index", None)
+    if labels is not None:
+        return int((labels == LabelName.NORMAL).sum())
+    return 0 if dataset is None else len(dataset)
+
+
+def _training_data(trainer: pl.Trainer) -> Any:  # noqa: ANN401 - any data
+    dataset = getattr(datamodule_of(trainer), "train_data", None)
+    return getattr(trainer.train_dataloader, "dataset", None) if dataset is None else dataset
 
 
 def batches_of_known(trainer: pl.Trainer, at_most: int) -> Iterator[ImageBatch]:

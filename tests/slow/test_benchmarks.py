@@ -198,6 +198,19 @@ def test_scores(tmp_path: Path) -> None:
     assert "<!-- begin scores -->" in report
 
 
+def test_shares(tmp_path: Path) -> None:
+    found, report = run("shares", tmp_path, "--seeds", 1, "--steps", 2)
+    parts = {row["part, training images"] for row in found["rows"]}
+    assert parts == {f"{name}, {count}" for name in ("brick", "gravel", "grass") for count in (80, 240)}
+    for row in found["rows"]:
+        values = [float(value) for name, value in row.items() if name not in {"part, training images", "metric"}]
+        assert len(values) == 6
+        assert all(0 < value <= 100 for value in values)
+        if row["metric"] == "AUPRO":
+            assert len(set(values[:5])) > 1  # shares differ
+    assert "<!-- begin shares -->" in report
+
+
 def test_energies(tmp_path: Path) -> None:
     found, report = run("energies", tmp_path, "--seeds", 1, "--steps", 2)
     assert {row["known"] for row in found["rows"]} == {"brick: seam", "brick: stain", "gravel: stain"}
