@@ -51,6 +51,7 @@ def train(output: Path, *, paper: bool) -> tuple[Path, Path]:
         calibrate=not paper,
         score_top_k=100 if paper else "power_mean",
         synthetic=True,
+        reconstruction_prior=0,
         max_epochs=8,
         seed=0,
         visualizer=False,
