@@ -165,7 +165,8 @@ class ResidualCalibration(nn.Module):
 
     def clear(self) -> None:
         """Forget all moments."""
-        self.register_buffer("share", torch.ones(()))
+        device = next((one.device for one in self.buffers()), None)  # processes copy buffers that are not empty
+        self.register_buffer("share", torch.ones((), device=device))
         for stage in range(self.stages):
             self.register_buffer(f"whitening_{stage}", torch.zeros(0, 0, 0, 0))
             self.register_buffer(f"projection_{stage}", torch.zeros(0, 0))
@@ -181,7 +182,7 @@ class ResidualCalibration(nn.Module):
             logger.warning("Expected finite residuals of normal images, got none. The map stays uncalibrated.")
             self.clear()
             return
-        self.register_buffer("share", torch.tensor(moments.share).to(moments.sums[0]))
+        self.register_buffer("share", moments.sums[0].new_tensor(moments.share))
         # torchmetrics' AUROC takes scores for logits, and its sigmoid makes all above 17 the same.
         unit = math.sqrt(moments.sums[-1].shape[-1])
         for stage, (summed, projection) in enumerate(zip(moments.sums, moments.projections, strict=True)):

@@ -62,7 +62,7 @@ class CalibrationMethods:
         self.model.auto_encoder.eval()  # as it scores
         with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
             share = reconstruction_share(count_normal(self.trainer), self.reconstruction_prior)
-            moments = ResidualMoments(share)
+            moments = ResidualMoments(self.trainer.strategy.broadcast(share))
             for features, reconstructions, labels in self._reconstructed(normal_batches(self.trainer)):
                 moments.add([f[~labels] for f in features], [g[~labels] for g in reconstructions])
             moments.reduce()

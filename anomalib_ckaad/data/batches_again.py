@@ -44,11 +44,11 @@ def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterato
 
 
 def count_normal(trainer: pl.Trainer) -> int:
-    """Number of normal training images of all processes together; all images where only batches have labels."""
+    """Number of normal training images; all images where only batches have labels."""
     dataset = _training_data(trainer)
     labels = getattr(getattr(dataset, "samples", None), "label_index", None)
     if labels is not None:
-        return int((labels == LabelName.NORMAL).sum())
+        return sum(label == LabelName.NORMAL for label in labels)
     return 0 if dataset is None else len(dataset)
 
 
@@ -87,7 +87,9 @@ def _batches(
     own = list(spread[rank::world])
     if not own and at_least_one:
         own = list(spread[:1])
-    collate = getattr(dataset, "collate_fn", None)
+    loader = trainer.train_dataloader
+    usual = getattr(loader, "collate_fn", None) if getattr(loader, "dataset", None) is dataset else None
+    collate = getattr(dataset, "collate_fn", usual)
     with torch.random.fork_rng(devices=[]):
         for batch in DataLoader(Subset(dataset, own), BATCH_SIZE, collate_fn=collate, generator=torch.Generator()):
             yield trainer.strategy.batch_to_device(batch)

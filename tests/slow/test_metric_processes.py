@@ -88,7 +88,7 @@ def moments_in(part: slice) -> ResidualMoments:
     generator = torch.Generator().manual_seed(0)
     features = [torch.rand(20, channels, side, side, generator=generator) for channels, side in ((4, 6), (6, 3))]
     reconstructions = [f + 0.1 * torch.randn(f.shape, generator=generator) for f in features]
-    found = ResidualMoments()
+    found = ResidualMoments(0.5)
     found.add([f[part] for f in features], [g[part] for g in reconstructions])
     found.reduce()
     return found

@@ -58,6 +58,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     )
     engine = Engine(default_root_dir=root / "run", accelerator="cpu", logger=False, enable_progress_bar=False)
     engine.fit(model, datamodule=textures(root / "data"))
+    share = float(model.model.calibration.get_buffer("share"))
+    assert 0 < share < 1 if model.calibrate else share == 1  # graphs hold the multiplication
     for kind in ("torch", "onnx", "openvino"):
         engine.export(
             model, kind, export_root=root, ckpt_path=checkpoint(root), onnx_kwargs={"raw_outputs": kind != "torch"}
