@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, MVTecAD
 
@@ -13,6 +14,7 @@ from anomalib_ckaad.study.run_job import parse as parse_job
 from tests import paper_data
 from tests.mvtec_folder import SUBSETS, write_mvtec_folder
 
+ROOT = Path(__file__).parents[1]
 TRAINED = [name for name in config_names() if name != "benchmark"]  # which `anomalib benchmark` takes
 PAPER = {"backbone": "wide_resnet50_2.tv_in1k", "layers": (1, 2, 3)}
 # data, batch size, epochs, pixels of the score, types, of the paper's set-ups with known anomalies
@@ -166,3 +168,9 @@ def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(
     assert len(found) == jobs
     for job in {(job.method, job.data): job for job in found}.values():
         parse_job(job)
+
+
+def test_the_defaults_are_measured_on_the_studys_images() -> None:
+    studies = [yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text()) for name in ("study", "defaults")]
+    assert studies[0]["data"] == studies[1]["data"]
+    assert studies[0]["seeds"] == studies[1]["seeds"]
