@@ -158,7 +158,7 @@ def test_time_to_quality(tmp_path: Path) -> None:
 
 def test_calibration(tmp_path: Path) -> None:
     found, report = run("calibration", tmp_path, "--seeds", 1, "--steps", 5)
-    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 15
+    assert len({row["map"] for row in found["rows"]}) == len(found["rows"]) == 16
     for row in found["rows"]:
         assert 0 < float(row["brick, AUROC"]) <= 100
         assert 0 < float(row["brick, AUPRO"]) <= 100
