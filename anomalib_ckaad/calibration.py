@@ -251,7 +251,7 @@ class ResidualCalibration(nn.Module):
         return residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT, False
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
-        """Take on the sizes that a checkpoint has; one without moments, or a share, as older ones are, leaves none."""
+        """Take on a checkpoint's sizes: an older one leaves no moments, or takes all of the reconstruction away."""
         for name, own in list(self.named_buffers(recurse=False)):
             missing = own.new_ones(()) if name == "share" else own.new_zeros([0] * own.ndim)
             theirs = state_dict.setdefault(prefix + name, missing)
