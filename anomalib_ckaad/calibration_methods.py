@@ -11,7 +11,7 @@ from torch import Tensor
 from anomalib_ckaad.calibration import ResidualMoments
 from anomalib_ckaad.data.batches_again import batches_of_known, count_normal, may_be_last_epoch, normal_batches
 from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
-from anomalib_ckaad.known_directions import StandingOut, emphasis_of
+from anomalib_ckaad.known_directions import StandingOut, emphasis_of, emphasis_weight
 from anomalib_ckaad.objectives import Objective
 from anomalib_ckaad.precision import is_worthwhile
 from anomalib_ckaad.preprocessing import prepare
@@ -76,7 +76,8 @@ class CalibrationMethods:
         known = self._standing_out(batches_of_known(self.trainer, COMPARED), anomalous=True)
         if known.images:
             normal = self._standing_out(normal_batches(self.trainer, COMPARED), anomalous=False)
-            self.model.calibration.emphasize(emphasis_of(normal, known))
+            weight = emphasis_weight(known.images, float(self.model.calibration.get_buffer("share")))
+            self.model.calibration.emphasize(emphasis_of(normal, known, weight))
 
     def _standing_out(self, batches: Iterable[ImageBatch], *, anomalous: bool) -> StandingOut:
         calibration = self.model.calibration

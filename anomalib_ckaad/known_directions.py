@@ -7,6 +7,9 @@ these w over normal images and known anomalies, in units of S's mean variance, t
 A = L'^-1 V max(Lambda - 1, 0) V' L^-1, where S = L L' and L^-1 T L'^-1 = V Lambda V'. The squared length w'w becomes
 w'(I + s A)w up to a factor, with a scale s that keeps the excess small against all else: known directions count more,
 and all others as much as each other, so that unknown anomalies are still found.
+
+Where few normal images were trained on, others stand out as well, and partly in the same directions as known anomalies
+do. So the excess is kept the smaller, the fewer there were.
 """
 
 import logging
@@ -21,6 +24,8 @@ SHARE = 0.05
 """Of an image's positions, those with the longest residuals: docs/accuracy.md."""
 PRIOR = 32
 """Known anomalies at which what they say weighs half as much as all else: docs/accuracy.md."""
+POWER = 3
+"""Of the share N / (N + 64) of N normal training images, by which it weighs less: docs/accuracy.md."""
 
 
 class StandingOut:
@@ -58,17 +63,37 @@ class StandingOut:
             self.images, *self.positions = counts.tolist()
 
 
-def emphasis_of(normal: StandingOut, known: StandingOut, prior: float = PRIOR) -> list[Tensor]:
+def emphasis_weight(known: int, share: float = 1.0, prior: float = PRIOR, power: float = POWER) -> float:
+    """What n known anomalies may weigh beside all else: share^3 n / (n + 32).
+
+    Args:
+        known: Number n of known anomalies.
+        share: Of the reconstruction, that is taken away, N / (N + 64): what N normal training images are trusted for.
+        prior: Number of known anomalies that weigh half as much as all else, however many normal images there are.
+        power: Of the share.
+
+    Example:
+        >>> emphasis_weight(32), emphasis_weight(32, share=0.5)
+        (0.5, 0.0625)
+    """
+    return share**power * known / (known + prior)
+
+
+def emphasis_of(normal: StandingOut, known: StandingOut, weight: float) -> list[Tensor]:
     """Matrices E with E'E = (I + s A) / (1 + trace(s A) / d), to multiply each stage's whitening by.
 
-    s is at most 1, and such that the trace of s A is c d at most, for d directions and c = n / (n + 32) of n known
-    anomalies: the more there are, the more they say. The mean weight of a direction stays 1. S is shrunk to a multiple
-    of the identity, and T to S, each by as many residuals as there are directions.
+    s is at most 1, and such that the trace of s A is c d at most, for d directions and the weight c. The mean weight of
+    a direction stays 1. S is shrunk to a multiple of the identity, and T to S, each by as many residuals as there are
+    directions.
+
+    Args:
+        normal: What stands out in normal training images.
+        known: What stands out in known anomalies.
+        weight: What this may weigh beside all else: ``emphasis_weight``.
 
     Returns:
         One tensor (d, d) a stage; the identity where nothing stands out more than in normal images.
     """
-    weight = known.images / (known.images + prior)
     return [
         _emphasis(
             normal.sums[stage].cpu().double(),  # not all devices have float64

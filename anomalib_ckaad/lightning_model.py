@@ -78,11 +78,13 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         discriminator_learning_rate: Adam's, of the discriminator: 1e-4 in the paper, 1e-3 measured.
         calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
             True measured. See ``ResidualCalibration``.
-        emphasize_known: Whether a calibrated map counts directions more in which known anomalies stand out. See
-            ``emphasis_of``. The ``recon`` strategy, which looks at normal images only, does not.
+        emphasize_known: Whether a calibrated map counts directions more in which known anomalies stand out, the more
+            the more known and normal images there are. See ``emphasis_weight``. The ``recon`` strategy, which looks at
+            normal images only, does not.
         reconstruction_prior: Number of normal training images with which a calibrated map takes half of the
-            reconstruction away from the features, and more with more of them; 0 for all of it. See ``residuals``. Data
-            without labels of their own count as normal. The share is the checkpoint's: it changes in training alone.
+            reconstruction away from the features, and more with more of them; 0 for all of it, and for known anomalies
+            to be emphasized as if there were very many. See ``residuals``. Data without labels of their own count as
+            normal. The share is the checkpoint's: it changes in training alone.
         score_top_k: The image score is the mean of so many largest pixels of the map, of ``all``, or the whole map's
             ``power_mean``. Default None: 100 in the paper, ``power_mean`` measured. See ``image_score``.
         output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.

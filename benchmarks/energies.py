@@ -1,13 +1,14 @@
-"""What the discriminator itself says of an image, beside the anomaly map.
+"""What known anomalies may say beside the anomaly map: by the directions they stand out in, and by their energies.
 
     python benchmarks/energies.py --data DATA --groups groups.csv [--seeds 2] [--steps 400] [--known 8]
         [--report docs/accuracy.md]
 
 The method scores what the auto-encoder cannot give back and leaves the discriminator behind, which has learned from
 the known anomalies directly. Its energies of the backbone's features are a map too. On the parts of
-``known_directions.py``, and on the texture gravel, with known anomalies of one type at a time: the package's map with
-the emphasis of known directions, the energies alone, and sums of both in units of what normal training images have in
-the mean. Image AUROC by the power mean and AUPRO, in percent, of the known type and in the mean of all others, means
+``known_directions.py``, and on the textures grass and gravel, with known anomalies of one type at a time: the map
+without the emphasis of known directions and with it, by several powers of the share of the reconstruction that is
+taken away (the package has the third), the energies alone, and sums of the package's map and them in units of what
+normal training images have in the mean. Image AUROC by the power mean and AUPRO, in percent, of the known type and in the mean of all others, means
 over seeds with their standard deviation. The last line is a JSON object.
 """
 
@@ -39,13 +40,27 @@ from torch import Tensor
 from anomalib_ckaad.anomaly_map import join_stages
 from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.known_directions import SHARE, emphasis_of
+from anomalib_ckaad.known_directions import POWER, SHARE, emphasis_of, emphasis_weight
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import load_backbone_weights
 
-KNOWN = {"brick": ("seam", "stain"), "gravel": ("stain",), "chest": ("bacteria",), "tile": ("blowhole", "uneven")}
+KNOWN = {
+    "brick": ("seam", "stain"),
+    "grass": ("stain",),
+    "gravel": ("stain",),
+    "chest": ("bacteria",),
+    "tile": ("blowhole", "uneven"),
+}
 """The types that are known in turn."""
+PACKAGE = "the package's map"
+POWERS = {
+    "emphasis: n / (n + 32)": 0,
+    "emphasis: that times the share": 1,
+    "emphasis: that times its square": 2,
+    PACKAGE: POWER,
+}
+"""Of the share, by which the emphasis weighs less."""
 ADDED = (0.05, 0.1, 0.3)
 """Shares of the energies in a sum."""
 
@@ -61,15 +76,20 @@ def maps_by_name(
 ) -> dict[str, Tensor]:
     """All maps of the test images."""
     of_normal, of_known, of_test = (list(by_batches(model, one)) for one in (normal, known, test))
-    calibration = ResidualCalibration(len(STAGES))
-    calibration.set(moments_of(of_normal))
+    calibration, moments = ResidualCalibration(len(STAGES)), moments_of(of_normal)
+    calibration.set(moments)
+    found = {"no emphasis": maps_of(calibration, of_test)}
     sums = [standing_out([calibration.whitened(*p) for p in some], SHARE) for some in (of_normal[:8], of_known)]
-    calibration.emphasize(emphasis_of(*sums))
-    maps = maps_of(calibration, of_test) / maps_of(calibration, of_normal[:4]).mean()
+    for name, power in POWERS.items():
+        calibration.set(moments)
+        calibration.emphasize(emphasis_of(*sums, emphasis_weight(sums[1].images, moments.share, power=power)))
+        found[name] = maps_of(calibration, of_test)
+    # The calibration is the package's, the last one, from here on.
+    maps = found[PACKAGE] / maps_of(calibration, of_normal[:4]).mean()
     usual = torch.cat([energies_of(discriminator, f) for f, _ in of_normal[:4]]).mean()
     energies = torch.cat([energies_of(discriminator, f) for f, _ in of_test]) / usual
-    added = {f"the package's map + {share:g} * energies": maps + share * energies for share in ADDED}
-    return {"the package's map": maps, "energies": energies} | added
+    added = {f"{PACKAGE} + {share:g} * energies": maps + share * energies for share in ADDED}
+    return found | {"energies": energies} | added
 
 
 def find(name: str, kind: str, part: Part, options: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
@@ -105,7 +125,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             parts = parts_of(options, Path(folder), seed, options.known)
-            parts["gravel"] = texture(Path(folder), seed, options.known, "gravel")
+            for category in ("grass", "gravel"):
+                parts[category] = texture(Path(folder), seed, options.known, category)
             for name, kind in ((part, one) for part in parts for one in KNOWN[part]):
                 for way, metrics in find(name, kind, parts[name], options, seed).items():
                     for metric, value in metrics.items():

@@ -41,7 +41,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_ckaad.anomaly_map import TopK, image_score, join_stages
 from anomalib_ckaad.calibration import ResidualCalibration
-from anomalib_ckaad.known_directions import PRIOR, SHARE, StandingOut, emphasis_of
+from anomalib_ckaad.known_directions import PRIOR, SHARE, StandingOut, emphasis_of, emphasis_weight
 from anomalib_ckaad.metrics.streaming import PixelMetric
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
@@ -173,7 +173,8 @@ def scores_of(part: Part, images: Images, steps: int, seed: int, count: int) -> 
             calibration.set(moments)
             if share is not None:
                 sums = [standing_out(one, share) for one in (white_normal, [white_known])]
-                calibration.emphasize(emphasis_of(sums[0], sums[1], prior))
+                weight = emphasis_weight(sums[1].images, moments.share, prior)
+                calibration.emphasize(emphasis_of(sums[0], sums[1], weight))
             maps, of_held = (maps_of(calibration, pairs) for pairs in (of_test, of_held_out))
             score = choose_score(maps[known] if known else maps_of(calibration, of_known), of_held, gain)
             found[way].append(measure(maps, masks, images.types, kept, kind, score))

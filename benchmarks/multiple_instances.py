@@ -26,7 +26,7 @@ from anomalib_ckaad.anomaly_map import image_score, join_stages, stage_map
 from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.discriminator import PatchDiscriminator
 from anomalib_ckaad.fast_training import bfloat16_if, make_adam
-from anomalib_ckaad.known_directions import SHARE, emphasis_of
+from anomalib_ckaad.known_directions import SHARE, emphasis_of, emphasis_weight
 from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
@@ -126,7 +126,8 @@ def evaluate(model: CkaadModel, normal: Stages, known: Stages, test: Stages, hel
     """Image AUROC of the calibrated map, without and with the emphasis; the first test images are normal."""
     of_normal, of_test = (list(by_batches(model, one)) for one in (normal, test))
     calibration = ResidualCalibration(len(STAGES))
-    calibration.set(moments_of(of_normal))
+    moments = moments_of(of_normal)
+    calibration.set(moments)
     found = {}
     for name in ("AUROC", "AUROC, emphasized"):
         if name != "AUROC":
@@ -134,7 +135,7 @@ def evaluate(model: CkaadModel, normal: Stages, known: Stages, test: Stages, hel
                 standing_out([calibration.whitened(*pair) for pair in pairs], SHARE)
                 for pairs in (of_normal[:8], list(by_batches(model, known)))
             ]
-            calibration.emphasize(emphasis_of(*sums))
+            calibration.emphasize(emphasis_of(*sums, emphasis_weight(sums[1].images, moments.share)))
         maps = torch.cat([join_stages(calibration(*pair), (SIZE, SIZE)) for pair in of_test])
         found[name] = 100 * auroc(image_score(maps, "power_mean"), held_out)
     return found

@@ -15,8 +15,9 @@ from anomalib_ckaad import calibration_methods
 from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
 from anomalib_ckaad.data import batches_again
 from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.known_directions import PRIOR, StandingOut, emphasis_of
+from anomalib_ckaad.known_directions import PRIOR, StandingOut, emphasis_of, emphasis_weight
 from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.residuals import reconstruction_share
 from tests.conftest import make_folder_data
 
 SIZE, POSITIONS = 6, 100
@@ -53,8 +54,8 @@ def test_parts_add_up() -> None:
 
 
 def test_the_direction_of_known_anomalies_weighs_most() -> None:
-    (found,) = emphasis_of(standing_out(whitened(200, seed=0)), standing_out(whitened(PRIOR, seed=1, scale=9.0)))
-    weights = (found.mT @ found) * 1.5  # c is one half for 32 images: (I + A) / 1.5
+    (found,) = emphasis_of(standing_out(whitened(200, seed=0)), standing_out(whitened(32, seed=1, scale=9.0)), 0.5)
+    weights = (found.mT @ found) * 1.5  # (I + A) / 1.5
     excess = weights - torch.eye(SIZE, dtype=torch.float64)
     # Nearly all of the excess, whose trace is half the number of directions, is in the first one.
     assert float(excess.diagonal().sum()) == pytest.approx(SIZE / 2, rel=1e-6)
@@ -71,12 +72,12 @@ def test_it_is_the_excess_over_normal_images_written_plainly() -> None:
     values, vectors = torch.linalg.eig(torch.linalg.solve(reference, found))  # not symmetric: another way
     inverse = torch.linalg.inv(vectors)
     excess = usual * ((vectors * (values.real - 1).clamp(min=0)) @ inverse).real @ torch.linalg.inv(reference)
-    weight = 8 / (8 + PRIOR)
+    weight = 0.2
     assert excess.trace() > weight * SIZE
     expected = (identity + excess * weight * SIZE / excess.trace()) / (1 + weight)
-    (matrix,) = emphasis_of(normal, known)
+    (matrix,) = emphasis_of(normal, known, weight)
     torch.testing.assert_close(matrix.mT @ matrix, expected)
-    (matrix,) = emphasis_of(normal, known, prior=0)  # as much as all else, but never more than was found
+    (matrix,) = emphasis_of(normal, known, 1.0)  # as much as all else, but never more than was found
     expected = (identity + excess) / (1 + excess.trace() / SIZE)
     assert excess.trace() < SIZE
     torch.testing.assert_close(matrix.mT @ matrix, expected)
@@ -84,33 +85,43 @@ def test_it_is_the_excess_over_normal_images_written_plainly() -> None:
 
 def test_normal_images_among_the_known_say_little() -> None:
     """What many images find by chance is not blown up to what as many known anomalies may say."""
-    (found,) = emphasis_of(standing_out(whitened(500, seed=0)), standing_out(whitened(500, seed=1)))
+    (found,) = emphasis_of(standing_out(whitened(500, seed=0)), standing_out(whitened(500, seed=1)), 0.9)
     weights = found.mT @ found
     assert float((weights - torch.eye(SIZE, dtype=torch.float64)).abs().max()) < 0.1
-    assert PRIOR / (500 + PRIOR) < 0.1  # 500 known anomalies may weigh as much as all else
 
 
 def test_units_do_not_matter() -> None:
     normal, known = whitened(50, seed=0), whitened(8, seed=1, scale=3.0)
-    found = emphasis_of(standing_out(normal), standing_out(known))
-    torch.testing.assert_close(emphasis_of(standing_out(7 * normal), standing_out(7 * known)), found)
+    found = emphasis_of(standing_out(normal), standing_out(known), 0.2)
+    torch.testing.assert_close(emphasis_of(standing_out(7 * normal), standing_out(7 * known), 0.2), found)
 
 
-def test_few_known_anomalies_say_little() -> None:
-    normal = standing_out(whitened(200, seed=0))
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param([emphasis_weight(count) for count in (1, 8, 100)], id="few known"),
+        pytest.param([emphasis_weight(100, reconstruction_share(count)) for count in (16, 80, 2000)], id="few normal"),
+    ],
+)
+def test_few_images_say_little(weights: list[float]) -> None:
+    normal, known = standing_out(whitened(200, seed=0)), standing_out(whitened(100, seed=1, scale=5.0))
     identity = torch.eye(SIZE, dtype=torch.float64)
-    changes = [
-        float((emphasis_of(normal, standing_out(whitened(count, seed=1, scale=5.0)))[0] - identity).norm())
-        for count in (1, 8, 100)
-    ]
+    changes = [float((emphasis_of(normal, known, weight)[0] - identity).norm()) for weight in weights]
     assert changes[0] < 0.2 < changes[2]
     assert changes[0] < changes[1] < changes[2]
+
+
+def test_the_weight_of_known_anomalies() -> None:
+    assert emphasis_weight(PRIOR) == 0.5  # as when the whole reconstruction is taken away
+    assert emphasis_weight(8, share=0.5) == pytest.approx(0.2 / 8)
+    assert emphasis_weight(8, share=0.5, prior=0, power=1) == 0.5
+    assert emphasis_weight(0) == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
 def test_nothing_stands_out(value: float, caplog: pytest.LogCaptureFixture) -> None:
     normal = standing_out(whitened(10, seed=0))
-    (found,) = emphasis_of(normal, standing_out(torch.full((4, POSITIONS, SIZE), value, dtype=torch.float64)))
+    (found,) = emphasis_of(normal, standing_out(torch.full((4, POSITIONS, SIZE), value, dtype=torch.float64)), 0.5)
     torch.testing.assert_close(found, torch.eye(SIZE, dtype=torch.float64))
     assert ("Expected finite residuals, got others" in caplog.text) == (value != 0)
 
@@ -149,7 +160,7 @@ def test_projected_stages_are_emphasized_too(monkeypatch: pytest.MonkeyPatch) ->
     calibration.set(moments)
     (residuals,) = calibration.whitened([features], [others])
     assert residuals.shape == (20, 6, 4)
-    calibration.emphasize(emphasis_of(standing_out(residuals), standing_out(3 * residuals[:4])))
+    calibration.emphasize(emphasis_of(standing_out(residuals), standing_out(3 * residuals[:4]), 0.5))
     assert torch.isfinite(calibration([features], [others])[0]).all()
 
 
@@ -210,12 +221,15 @@ def test_anomalies_among_the_training_images_count_too(
     folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches_again, "BATCH_SIZE", 2)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, float]] = []
     original = emphasis_of
     monkeypatch.setattr(
         calibration_methods,
         "emphasis_of",
-        lambda normal, known: (seen.append((normal.images, known.images)), original(normal, known))[1],
+        lambda normal, known, weight: (
+            seen.append((normal.images, known.images, weight)),
+            original(normal, known, weight),
+        )[1],
     )
     plain = make_folder_data(folder_root)
     data = OwnAnomalies(
@@ -225,7 +239,8 @@ def test_anomalies_among_the_training_images_count_too(
     model = make_model()
     train(model, data, tmp_path)
     counts = data.train_data.samples.label_index.value_counts()
-    assert seen == [(counts[LabelName.NORMAL], counts[LabelName.ABNORMAL])]
-    assert counts[LabelName.ABNORMAL] >= 2  # a batch of their own
-    normal = counts[LabelName.NORMAL]  # they alone count for the share of the reconstruction, too
-    assert float(model.model.calibration.get_buffer("share")) == pytest.approx(normal / (normal + 64))
+    normal, known = (int(counts[one]) for one in (LabelName.NORMAL, LabelName.ABNORMAL))
+    share = normal / (normal + 64)  # normal images alone count for it, too
+    assert float(model.model.calibration.get_buffer("share")) == pytest.approx(share)
+    assert seen == [(normal, known, pytest.approx(emphasis_weight(known, share), rel=1e-5))]
+    assert known >= 2  # a batch of their own
