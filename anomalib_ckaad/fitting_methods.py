@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from anomalib_ckaad.checkpoints import load_safely
-from anomalib_ckaad.data.batches_again import may_be_last_epoch
+from anomalib_ckaad.data.batches_again import check_can_be_read_again, may_be_last_epoch
 from anomalib_ckaad.data.images import check_image_files, datamodule_of, warn_of_sizes, warn_of_turned
 from anomalib_ckaad.fast_training import open_folder
 from anomalib_ckaad.feature_cache import FeatureCache
@@ -48,6 +48,7 @@ class FittingMethods:
     seed: int | None
     parameters: Callable[[], Any]
     load_state_dict: Callable[..., Any]
+    calibrate: bool
     calibrate_map: Callable[[], None]
     _forget_calibration: Callable[[], None]
     _may_synthesize: bool
@@ -132,6 +133,8 @@ class FittingMethods:
     def on_train_start(self) -> None:
         """Forget an earlier training's calibration, and turn the preset's number of steps into epochs."""
         self._forget_calibration()
+        if self.calibrate:
+            check_can_be_read_again(self.trainer)
         if self._counts_steps and self._usual_steps is not None:
             epochs, between = schedule_of(self._usual_steps, self.trainer.num_training_batches)
             self.trainer.fit_loop.max_epochs = epochs

@@ -13,6 +13,7 @@ do. So the excess is kept the smaller, the fewer there were.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -76,7 +77,7 @@ def emphasis_weight(known: int, share: float = 1.0, prior: float = PRIOR, power:
         >>> emphasis_weight(32), emphasis_weight(32, share=0.5)
         (0.5, 0.0625)
     """
-    return share**power * known / (known + prior)
+    return math.pow(share, power) * known / (known + prior)
 
 
 def emphasis_of(normal: StandingOut, known: StandingOut, weight: float) -> list[Tensor]:

@@ -304,14 +304,15 @@ def add_share(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--share", type=keep, help="of the reconstruction that is taken away; default: the package's")
 
 
-def make_parser(description: str | None, section: str) -> argparse.ArgumentParser:
+def make_parser(description: str | None, section: str, *, with_share: bool = True) -> argparse.ArgumentParser:
     """Options of a comparison on these parts of the data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with chest_xray and magnetic_tile; default: textures alone")
     parser.add_argument("--groups", type=Path, help="written by examples/group_exposures.py; needed for magnetic_tile")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
-    add_share(parser)
+    if with_share:
+        add_share(parser)
     parser.add_argument("--report", type=Path, help=f"Markdown file whose section `{section}` gets the table")
     return parser
 
@@ -327,7 +328,8 @@ def main() -> None:
                 found.setdefault(name, []).append(scores_of(part, options.steps, seed))
     rows = []
     for way in WAYS:
-        row = {"map": way}
+        asked = ASKED["share"]
+        row = {"map": way if asked is None else way.replace("the package", f"{asked:g} of the reconstruction")}
         for name, runs in found.items():
             for metric in runs[0][way]:
                 row[f"{name}, {metric}"] = mean_and_deviation([run[way][metric] for run in runs])

@@ -97,7 +97,7 @@ def compare(part: Part, steps: int, seed: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Compare, print, and write the table where asked to."""
-    parser = make_parser(__doc__, "shares")
+    parser = make_parser(__doc__, "shares", with_share=False)
     parser.set_defaults(steps=400)
     options = parser.parse_args()
     found: dict[str, dict[str, dict[str, list[float]]]] = {}

@@ -1,5 +1,6 @@
 """The calibrated map is the Mahalanobis length of residuals, is in the checkpoint, and leaves training as it is."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import EarlyStopping
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from anomalib_ckaad import calibration
 from anomalib_ckaad.anomaly_map import TopK, stage_map
@@ -416,3 +417,28 @@ def test_images_of_a_loader_without_labels_of_their_own_all_count(folder_root: P
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1}
     Engine(default_root_dir=tmp_path, **quiet).fit(model, train_dataloaders=loader, val_dataloaders=loader)
     assert float(model.model.calibration.get_buffer("share")) == pytest.approx(3 / 67)
+
+
+class Endless(IterableDataset):  # type: ignore[type-arg]
+    """Images one after another, without numbers."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+
+def test_data_that_cannot_be_read_again_are_refused_before_training(folder_root: Path, tmp_path: Path) -> None:
+    data = make_folder_data(folder_root)
+    data.setup("fit")
+    images = Endless([data.train_data[index] for index in range(3)])
+    loader = DataLoader(images, batch_size=3, collate_fn=data.train_data.collate_fn)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1}
+    engine = Engine(default_root_dir=tmp_path, **quiet)
+    with pytest.raises(ValueError, match=r"Expected training data with a length .* got Endless\. Do give such data"):
+        engine.fit(make_model(), train_dataloaders=loader, val_dataloaders=loader)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    plain = make_model(calibrate=False)
+    Engine(default_root_dir=tmp_path, **quiet).fit(plain, train_dataloaders=loader, val_dataloaders=loader)
+    assert plain.trainer.global_step > 0

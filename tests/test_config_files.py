@@ -155,7 +155,7 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
         ("textures_others", 42),
         ("textures_draws", 36),
         ("discriminators", 12),
-        ("defaults", 12),
+        ("defaults", 36),
     ],
 )
 def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(

@@ -9,7 +9,7 @@ from anomalib.data import ImageBatch
 from anomalib.data.utils import LabelName
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from torch import distributed
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from anomalib_ckaad.data.images import datamodule_of
 
@@ -29,6 +29,21 @@ def may_be_last_epoch(trainer: pl.Trainer, ahead: int = 1) -> bool:
         isinstance(one, EarlyStopping | Timer) or (isinstance(one, Checkpoint) and getattr(one, "monitor", None))
         for one in trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
     )
+
+
+def check_can_be_read_again(trainer: pl.Trainer) -> None:
+    """Refuse training data whose images cannot be looked up by number once more.
+
+    Raises:
+        ValueError: If they are an iterable data set, or have no length.
+    """
+    dataset = _training_data(trainer)
+    if dataset is not None and (isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__")):
+        msg = (
+            f"Expected training data with a length and images by number, which the map is calibrated on, got "
+            f"{type(dataset).__name__}. Do give such data, or set calibrate to false."
+        )
+        raise ValueError(msg)
 
 
 def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterator[ImageBatch]:

@@ -73,6 +73,10 @@ def test_same_losses_and_weights_as_one_process(runs: tuple[list[dict[str, Any]]
             # Thresholds are NaN without validation.
             torch.testing.assert_close(process["weights"][name], expected, rtol=1e-6, atol=nearly_zero, equal_nan=True)
     assert one["weights"]["model.calibration.whitening_1"].numel()
+    normal = one["images"] - 5  # all that are trained on, not the half that a process looks at
+    assert all(
+        float(run["weights"]["model.calibration.share"]) == pytest.approx(normal / (normal + 64)) for run in (one, *two)
+    )
 
 
 def test_features_are_shared(
