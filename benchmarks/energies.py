@@ -5,7 +5,8 @@
 
 The method scores what the auto-encoder cannot give back and leaves the discriminator behind, which has learned from
 the known anomalies directly. Its energies of the backbone's features are a map too. On the parts of
-``known_directions.py``, and on the textures grass and gravel, with known anomalies of one type at a time: the map
+``known_directions.py``, and on the textures grass and gravel, with known anomalies of one type at a time, and with fewer
+normal training images of X-rays and more of textures: the map
 without the emphasis of known directions and with it, by several powers of the share of the reconstruction that is
 taken away (the package has the third), the energies alone, and sums of the package's map and them in units of what
 normal training images have in the mean. Image AUROC by the power mean and AUPRO, in percent, of the known type and in
@@ -35,10 +36,12 @@ from calibration import (
 from known_directions import draw, maps_of, measure, read, standing_out
 from machine import mean_and_deviation, publish
 from multiple_instances import WAYS, train
+from shares import more_images
 from torch import Tensor
 
 from anomalib_ckaad.anomaly_map import join_stages
 from anomalib_ckaad.calibration import ResidualCalibration
+from anomalib_ckaad.data.texture_images import Category
 from anomalib_ckaad.discriminator import PatchDiscriminator
 from anomalib_ckaad.known_directions import POWER, SHARE, emphasis_of, emphasis_weight
 from anomalib_ckaad.study.sections import markdown_table
@@ -48,11 +51,16 @@ from anomalib_ckaad.weights import load_backbone_weights
 KNOWN = {
     "brick": ("seam", "stain"),
     "grass": ("stain",),
+    "grass, 240 normal": ("stain",),
     "gravel": ("stain",),
+    "gravel, 240 normal": ("stain",),
     "chest": ("bacteria",),
+    "chest, 80 normal": ("bacteria",),
     "tile": ("blowhole", "uneven"),
 }
 """The types that are known in turn."""
+TEXTURES: tuple[Category, ...] = ("grass", "gravel")
+"""Parts besides those of ``known_directions.py``."""
 PACKAGE = "the package's map"
 POWERS = {
     "emphasis: n / (n + 32)": 0,
@@ -94,7 +102,7 @@ def maps_by_name(
 
 def find(name: str, kind: str, part: Part, options: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
     """Metrics of every map where a type is known."""
-    images = read(name, part, options.groups)
+    images = read(name.split(",", maxsplit=1)[0], part, options.groups)
     torch.manual_seed(seed)
     model = CkaadModel(BACKBONE, STAGES)
     load_backbone_weights(model.backbone, WEIGHTS)
@@ -125,8 +133,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             parts = parts_of(options, Path(folder), seed, options.known)
-            for category in ("grass", "gravel"):
-                parts[category] = texture(Path(folder), seed, options.known, category)
+            for category in TEXTURES:
+                part = texture(Path(folder), seed, options.known, category)
+                more = more_images(Path(folder), seed, category, 240)
+                parts |= {category: part, f"{category}, 240 normal": part._replace(train=more)}
+            if "chest" in parts:  # in a random order
+                parts["chest, 80 normal"] = parts["chest"]._replace(train=parts["chest"].train[:80])
             for name, kind in ((part, one) for part in parts for one in KNOWN[part]):
                 for way, metrics in find(name, kind, parts[name], options, seed).items():
                     for metric, value in metrics.items():

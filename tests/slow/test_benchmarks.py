@@ -213,8 +213,9 @@ def test_shares(tmp_path: Path) -> None:
 
 def test_energies(tmp_path: Path) -> None:
     found, report = run("energies", tmp_path, "--seeds", 1, "--steps", 2)
-    assert {row["known"] for row in found["rows"]} == {"brick: seam", "brick: stain", "gravel: stain"}
-    assert len({(row["known"], row["map"]) for row in found["rows"]}) == len(found["rows"]) == 15
+    stains = {f"{name}: stain" for name in ("brick", "grass", "grass, 240 normal", "gravel", "gravel, 240 normal")}
+    assert {row["known"] for row in found["rows"]} == {"brick: seam", *stains}
+    assert len({(row["known"], row["map"]) for row in found["rows"]}) == len(found["rows"]) == 6 * 9
     for kind in ("seam", "stain"):
         aupro = [float(row["known type, AUPRO"]) for row in found["rows"] if row["known"] == f"brick: {kind}"]
         assert all(0 < one <= 100 for one in aupro)
