@@ -28,6 +28,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "preset": (lambda v: v is None or v in PRESETS, f"one of {', '.join(PRESETS)}, or None"),
     "learning_rate": (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0"),
     "discriminator_learning_rate": (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0"),
+    "calibrate": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
+    "emphasize_known": (lambda v: isinstance(v, bool), "True or False"),
     "reconstruction_prior": (lambda v: _is_number(v) and v >= 0, "a number of images of at least 0"),
     "score_top_k": (
         lambda v: v is None or v in get_args(TopKName) or _is_count(v),

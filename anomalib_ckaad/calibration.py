@@ -42,12 +42,18 @@ def whitening_of(moments: Tensor, images: int) -> Tensor:
     Returns:
         Lower triangular (H, W, d, d).
 
+    Raises:
+        ValueError: If a moment is not finite.
+
     Example:
         >>> moments = torch.diag(torch.tensor([4.0, 1.0])).expand(1, 1, 2, 2)
         >>> (whitening_of(moments, images=10**6)[0, 0] * 10).round()
         tensor([[ 5.,  0.],
                 [ 0., 10.]])
     """
+    if not torch.isfinite(moments).all():
+        msg = "Expected finite second moments, got others. Do leave images out whose residuals are not finite."
+        raise ValueError(msg)
     channels = moments.shape[-1]
     shared = moments.mean(dim=(0, 1))
     share = PRIOR * channels / (PRIOR * channels + images)
@@ -105,7 +111,7 @@ class ResidualMoments:
                 side = residual.shape[1] if projection is None else len(projection)
                 self.sums.append(residual.new_zeros(height, width, side, side))
                 if projection is not None:
-                    logger.info("Stage %d is calibrated in %d of %d directions.", stage + 1, side, residual.shape[1])
+                    logger.info("Map %d is calibrated in %d of %d directions.", stage + 1, side, residual.shape[1])
             with torch.autocast(residual.device.type, enabled=False):  # squares need all digits
                 _add_products(_project(residual, self.projections[stage]), self.sums[stage])
 

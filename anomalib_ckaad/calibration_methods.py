@@ -1,5 +1,6 @@
 """When a model's map is calibrated in a training, and by which images."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from anomalib_ckaad.precision import is_worthwhile
 from anomalib_ckaad.preprocessing import prepare
 from anomalib_ckaad.residuals import reconstruction_share
 from anomalib_ckaad.torch_model import CkaadModel
+
+logger = logging.getLogger(__name__)
 
 COMPARED = 256
 """Normal images, and known anomalies, that are compared at most: thousands of residuals that stand out."""
@@ -61,22 +64,27 @@ class CalibrationMethods:
         was_training = self.model.auto_encoder.training
         self.model.auto_encoder.eval()  # as it scores
         with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            share = reconstruction_share(count_normal(self.trainer), self.reconstruction_prior)
-            moments = ResidualMoments(self.trainer.strategy.broadcast(share))
+            share = self.trainer.strategy.broadcast(
+                reconstruction_share(count_normal(self.trainer), self.reconstruction_prior)
+            )
+            moments = ResidualMoments(share)
             for features, reconstructions, labels in self._reconstructed(normal_batches(self.trainer)):
                 moments.add([f[~labels] for f in features], [g[~labels] for g in reconstructions])
             moments.reduce()
             calibration.set(moments)
-            if calibration.is_set and self.emphasize_known and self.objective.strategy.needs_anomalies:
-                self._emphasize()
+            if calibration.is_set:
+                logger.info("Map calibrated on %d images; of reconstructions %.2f count.", moments.images, share)
+            if calibration.is_set and self.emphasize_known and self.objective.strategy.is_told:
+                self._emphasize(share)
         self.model.auto_encoder.train(was_training)
 
-    def _emphasize(self) -> None:
+    def _emphasize(self, share: float) -> None:
         """Let directions count more in which known anomalies stand out, if there are any."""
         known = self._standing_out(batches_of_known(self.trainer, COMPARED), anomalous=True)
         if known.images:
             normal = self._standing_out(normal_batches(self.trainer, COMPARED), anomalous=False)
-            weight = emphasis_weight(known.images, float(self.model.calibration.get_buffer("share")))
+            weight = emphasis_weight(known.images, share)
+            logger.info("Directions of %d known anomalies weigh %.3f beside all else.", known.images, weight)
             self.model.calibration.emphasize(emphasis_of(normal, known, weight))
 
     def _standing_out(self, batches: Iterable[ImageBatch], *, anomalous: bool) -> StandingOut:

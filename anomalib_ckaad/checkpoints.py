@@ -25,6 +25,7 @@ MEASURED = "model.calibration."
 # The tensors must fit these arguments; those that follow change scores without any tensor noticing.
 SHAPING = ("backbone", "layers", "norm", "strategy")
 SCORING = ("score_top_k", "output_relu", "image_size")
+CALIBRATING = ("emphasize_known", "reconstruction_prior")
 ONLY_PLAIN = "Expected weights_only=True, got False. Do leave it out: checkpoints of Ckaad hold plain data only."
 LIGHTNINGS_OWN = {"state_dict", "pytorch-lightning_version"}
 FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)|type ([\w.]+) whose|(?:class|function) '?([\w.]+)")
@@ -171,10 +172,18 @@ def check_fit(model: pl.LightningModule, checkpoint: Mapping[str, Any], *, warm_
         if differing:
             told = ", ".join(f"{name} {theirs!r}, not {own!r}" for name, (own, theirs) in differing.items())
             logger.warning("The checkpoint's model was scored with %s: scores and thresholds do not match.", told)
-        if not getattr(model, "calibrate", True) and any(
-            value.numel() for name, value in _state(checkpoint).items() if "calibration.whitening" in name
-        ):
-            logger.warning("The checkpoint's map is calibrated: calibrate=False has no effect but on a new training.")
+        _warn_of_calibration(model, checkpoint)
+
+
+def _warn_of_calibration(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Tell what a calibrated checkpoint does not follow."""
+    if not any(value.numel() for name, value in _state(checkpoint).items() if "calibration.whitening" in name):
+        return
+    asked = {name: own for name, (own, _) in _differences(model, checkpoint, CALIBRATING).items()}
+    if not getattr(model, "calibrate", True):
+        asked["calibrate"] = False
+    for name, value in asked.items():
+        logger.warning("The checkpoint's map is calibrated: %s=%r has no effect but on a new training.", name, value)
 
 
 def read_warm_start(model: pl.LightningModule, path: str) -> dict[str, Tensor]:

@@ -79,8 +79,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
             True measured. See ``ResidualCalibration``.
         emphasize_known: Whether a calibrated map counts directions more in which known anomalies stand out, the more
-            the more known and normal images there are. See ``emphasis_weight``. The ``recon`` strategy, which looks at
-            normal images only, does not.
+            the more known and normal images there are. See ``emphasis_weight``. The strategies ``recon`` and ``gan``,
+            which are not told which images are anomalous, do not.
         reconstruction_prior: Number of normal training images with which a calibrated map takes half of the
             reconstruction away from the features, and more with more of them; 0 for all of it, and for known anomalies
             to be emphasized as if there were very many. See ``residuals``. Data without labels of their own count as
@@ -191,6 +191,8 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             preset=preset,
             learning_rate=learning_rate,
             discriminator_learning_rate=discriminator_learning_rate,
+            calibrate=calibrate,
+            emphasize_known=emphasize_known,
             reconstruction_prior=reconstruction_prior,
             score_top_k=score_top_k,
             image_size=image_size,

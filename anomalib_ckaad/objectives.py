@@ -38,6 +38,11 @@ class Strategy:
         """Whether the training step looks at anomalous images at all."""
         return self.discriminator is not None or self.subtraction
 
+    @property
+    def is_told(self) -> bool:
+        """Whether training is told which images are anomalous."""
+        return self.knowledge or self.subtraction
+
 
 STRATEGIES: dict[StrategyName, Strategy] = {
     "cka_patch": Strategy(discriminator="patch", knowledge=True),

@@ -5,12 +5,12 @@
 
 The method scores what the auto-encoder cannot give back and leaves the discriminator behind, which has learned from
 the known anomalies directly. Its energies of the backbone's features are a map too. On the parts of
-``known_directions.py``, and on the textures grass and gravel, with known anomalies of one type at a time, and with fewer
-normal training images of X-rays and more of textures: the map
-without the emphasis of known directions and with it, by several powers of the share of the reconstruction that is
-taken away (the package has the third), the energies alone, and sums of the package's map and them in units of what
-normal training images have in the mean. Image AUROC by the power mean and AUPRO, in percent, of the known type and in
-the mean of all others, means over seeds with their standard deviation. The last line is a JSON object.
+``known_directions.py``, and on the textures grass and gravel, with known anomalies of one type at a time, and with
+fewer normal training images of X-rays and more of textures: the map without the emphasis of known directions and with
+it, by several powers of the share of the reconstruction that is taken away (the package has the third), the energies
+alone, and sums of the package's map and them in units of what normal training images have in the mean. Image AUROC by
+the power mean and AUPRO, in percent, of the known type and in the mean of all others, means over seeds with their
+standard deviation. The last line is a JSON object.
 """
 
 import argparse

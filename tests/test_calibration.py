@@ -18,7 +18,7 @@ from anomalib_ckaad.calibration import (
     place_of,
     whitening_of,
 )
-from anomalib_ckaad.data import KnownAnomalies
+from anomalib_ckaad.data import KnownAnomalies, batches_again
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.residuals import reconstruction_share, residual_of
 from tests.conftest import make_folder_data
@@ -417,6 +417,26 @@ def test_images_of_a_loader_without_labels_of_their_own_all_count(folder_root: P
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1}
     Engine(default_root_dir=tmp_path, **quiet).fit(model, train_dataloaders=loader, val_dataloaders=loader)
     assert float(model.model.calibration.get_buffer("share")) == pytest.approx(3 / 67)
+
+
+def test_at_most_so_many_images_are_looked_at_spread_over_all(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model(calibrate=False)
+    fit(model, folder_root, tmp_path)
+    paths = list(model.trainer.datamodule.train_data.samples.image_path)
+    assert len(paths) == 4
+    for at_most, expected in ((1, [0]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])):
+        batches = batches_again.normal_batches(model.trainer, at_most)
+        assert [path for batch in batches for path in batch.image_path] == [paths[place] for place in expected]
+    batches = batches_again.normal_batches(model.trainer, 2)
+    assert [path for batch in batches for path in batch.image_path] == [paths[0], paths[2]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_moments_that_are_not_finite_are_refused(value: float) -> None:
+    moments = torch.eye(3).expand(2, 2, 3, 3).clone()
+    moments[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"Expected finite second moments, got others\. Do leave images out"):
+        whitening_of(moments, images=5)
 
 
 class Endless(IterableDataset):  # type: ignore[type-arg]

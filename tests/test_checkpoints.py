@@ -328,6 +328,12 @@ def test_a_calibrated_map_is_not_undone(tmp_path: Path, checkpoint: Path, caplog
     content["state_dict"]["model.calibration.whitening_0"] = torch.eye(2)[None, None]
     Ckaad(**TINY, calibrate=False).on_load_checkpoint(content)
     assert "The checkpoint's map is calibrated: calibrate=False has no effect" in caplog.text
+    caplog.clear()
+    Ckaad(**TINY, calibrate=True).on_load_checkpoint(content)
+    assert "has no effect" not in caplog.text
+    Ckaad(**TINY, calibrate=True, reconstruction_prior=0, emphasize_known=False).on_load_checkpoint(content)
+    for asked in ("reconstruction_prior=0", "emphasize_known=False"):
+        assert f"The checkpoint's map is calibrated: {asked} has no effect but on a new training." in caplog.text
 
 
 def test_arguments_that_change_scores_are_warned_of(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:

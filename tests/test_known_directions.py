@@ -195,7 +195,15 @@ def test_known_anomalies_change_the_calibration_and_no_weight(folder_root: Path,
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"strategy": "recon"}, {"count": None}, {"use": "drop"}, {"count": 0}, {"calibrate": False}]
+    "arguments",
+    [
+        {"strategy": "recon"},
+        {"strategy": "gan"},
+        {"count": None},
+        {"use": "drop"},
+        {"count": 0},
+        {"calibrate": False},
+    ],
 )
 def test_nothing_is_emphasized(arguments: dict[str, Any], folder_root: Path, tmp_path: Path) -> None:
     with_it, without = (
@@ -217,9 +225,11 @@ class OwnAnomalies(Folder):
         self.train_data.samples.attrs = attributes
 
 
+@pytest.mark.parametrize("at_most", [256, 1])
 def test_anomalies_among_the_training_images_count_too(
-    folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_most: int, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(calibration_methods, "COMPARED", at_most)
     monkeypatch.setattr(batches_again, "BATCH_SIZE", 2)
     seen: list[tuple[int, int, float]] = []
     original = emphasis_of
@@ -242,5 +252,8 @@ def test_anomalies_among_the_training_images_count_too(
     normal, known = (int(counts[one]) for one in (LabelName.NORMAL, LabelName.ABNORMAL))
     share = normal / (normal + 64)  # normal images alone count for it, too
     assert float(model.model.calibration.get_buffer("share")) == pytest.approx(share)
-    assert seen == [(normal, known, pytest.approx(emphasis_weight(known, share), rel=1e-5))]
-    assert known >= 2  # a batch of their own
+    ((seen_normal, seen_known, weight),) = seen
+    assert seen_normal == (0 if at_most == 1 else normal)  # the first training image is anomalous
+    assert seen_known == min(known, at_most)
+    assert weight == pytest.approx(emphasis_weight(seen_known, share))
+    assert 2 <= known < normal  # a batch of their own

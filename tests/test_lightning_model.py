@@ -531,6 +531,8 @@ def test_a_last_step_that_diverges_leaves_no_checkpoint(folder_root: Path, tmp_p
         ({"norm": "layer"}, r"Expected norm to be instance or batch, got 'layer'"),
         ({"margin": 0}, r"Expected margin to be a number above 0, got 0"),
         ({"balance": 1.5}, r"Expected balance to be a number in \[0, 1\], got 1\.5"),
+        ({"calibrate": "false"}, r"Expected calibrate to be True, False or None, got 'false'"),
+        ({"emphasize_known": "no"}, r"Expected emphasize_known to be True or False, got 'no'"),
         ({"reconstruction_prior": -1}, r"Expected reconstruction_prior to be a number of images of at least 0, got -1"),
         (
             {"reconstruction_prior": float("nan")},

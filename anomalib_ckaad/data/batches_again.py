@@ -73,7 +73,7 @@ def _training_data(trainer: pl.Trainer) -> Any:  # noqa: ANN401 - any data
 
 
 def batches_of_known(trainer: pl.Trainer, at_most: int) -> Iterator[ImageBatch]:
-    """Batches that hold the known anomalies, as ``normal_batches``; other images where only batches have labels."""
+    """Batches that hold the known anomalies, as ``normal_batches``; all of those where only batches have labels."""
     data = datamodule_of(trainer)
     known, own = getattr(data, "known_data", None), getattr(data, "train_data", None)
     labels = getattr(getattr(own, "samples", None), "label_index", None)
@@ -98,7 +98,8 @@ def _batches(
         if distributed.is_available() and distributed.is_initialized()
         else (0, 1)
     )
-    spread = chosen[:: max(1, -(-len(chosen) // at_most))]
+    count = min(len(chosen), at_most)
+    spread = [chosen[place * len(chosen) // count] for place in range(count)]
     own = list(spread[rank::world])
     if not own and at_least_one:
         own = list(spread[:1])
