@@ -9,7 +9,8 @@ w'(I + s A)w up to a factor, with a scale s that keeps the excess small against 
 and all others as much as each other, so that unknown anomalies are still found.
 
 Where few normal images were trained on, others stand out as well, and partly in the same directions as known anomalies
-do. So the excess is kept the smaller, the fewer there were.
+do. So the excess is kept the smaller, the fewer there were. And where new normal images differ from all that were
+trained on, a direction that counts for many would show that and little else: none counts more than thrice as much.
 """
 
 import logging
@@ -27,6 +28,8 @@ PRIOR = 32
 """Known anomalies at which what they say weighs half as much as all else: docs/accuracy.md."""
 POWER = 3
 """Of the share N / (N + 64) of N normal training images, by which it weighs less: docs/accuracy.md."""
+MOST = 2.0
+"""What is added to a direction at most, as a multiple of what all count: docs/accuracy.md."""
 
 
 class StandingOut:
@@ -80,17 +83,18 @@ def emphasis_weight(known: int, share: float = 1.0, prior: float = PRIOR, power:
     return math.pow(share, power) * known / (known + prior)
 
 
-def emphasis_of(normal: StandingOut, known: StandingOut, weight: float) -> list[Tensor]:
-    """Matrices E with E'E = (I + s A) / (1 + trace(s A) / d), to multiply each stage's whitening by.
+def emphasis_of(normal: StandingOut, known: StandingOut, weight: float, most: float = MOST) -> list[Tensor]:
+    """Matrices E with E'E = (I + B) / (1 + trace(B) / d), to multiply each stage's whitening by.
 
-    s is at most 1, and such that the trace of s A is c d at most, for d directions and the weight c. The mean weight of
-    a direction stays 1. S is shrunk to a multiple of the identity, and T to S, each by as many residuals as there are
-    directions.
+    B is s A with no eigenvalue above 2; s is at most 1, and such that the trace of s A is c d at most, for d directions
+    and the weight c. The mean weight of a direction stays 1. S is shrunk to a multiple of the identity, and T to S,
+    each by as many residuals as there are directions.
 
     Args:
         normal: What stands out in normal training images.
         known: What stands out in known anomalies.
         weight: What this may weigh beside all else: ``emphasis_weight``.
+        most: Largest eigenvalue.
 
     Returns:
         One tensor (d, d) a stage; the identity where nothing stands out more than in normal images.
@@ -101,12 +105,13 @@ def emphasis_of(normal: StandingOut, known: StandingOut, weight: float) -> list[
             known.sums[stage].cpu().double(),
             counts=(normal.positions[stage], known.positions[stage]),
             weight=weight,
+            most=most,
         )
         for stage in range(len(known.sums))
     ]
 
 
-def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight: float) -> Tensor:
+def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight: float, most: float) -> Tensor:
     size = len(normal)
     identity = torch.eye(size, dtype=normal.dtype, device=normal.device)
     usual = normal.diagonal().mean() / max(1, counts[0])
@@ -124,6 +129,9 @@ def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight:
     excess = usual * half @ half.mT
     of_direction = float(excess.diagonal().mean())
     if of_direction > weight:
-        excess, of_direction = excess * (weight / of_direction), weight
-    emphasis: Tensor = torch.linalg.cholesky((identity + excess) / (1 + of_direction), upper=True)
+        excess = excess * (weight / of_direction)
+    values, vectors = torch.linalg.eigh(excess)
+    values = values.clamp(min=0, max=most)
+    excess = (vectors * values) @ vectors.mT
+    emphasis: Tensor = torch.linalg.cholesky((identity + excess) / (1 + values.mean()), upper=True)
     return emphasis

@@ -7,13 +7,15 @@ The method scores what the auto-encoder cannot give back and leaves the discrimi
 the known anomalies directly. Its energies of the backbone's features are a map too. On the parts of
 ``known_directions.py``, and on the textures grass and gravel, with known anomalies of one type at a time, and with
 fewer normal training images of X-rays and more of textures: the map without the emphasis of known directions and with
-it, by several powers of the share of the reconstruction that is taken away (the package has the third), the energies
-alone, and sums of the package's map and them in units of what normal training images have in the mean. Image AUROC by
-the power mean and AUPRO, in percent, of the known type and in the mean of all others, means over seeds with their
-standard deviation. The last line is a JSON object.
+it, by n / (n + 32) for n known ones, by that times the cube of the share of the reconstruction that is taken away, and
+with no direction counting more than thrice as much (the package has both), the energies alone, and sums of the
+package's map and them in units of what normal training images have in the mean. Image AUROC by the power mean and
+AUPRO, in percent, of the known type and in the mean of all others, means over seeds with their standard deviation. The
+last line is a JSON object.
 """
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 
@@ -43,7 +45,7 @@ from anomalib_ckaad.anomaly_map import join_stages
 from anomalib_ckaad.calibration import ResidualCalibration
 from anomalib_ckaad.data.texture_images import Category
 from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.known_directions import POWER, SHARE, emphasis_of, emphasis_weight
+from anomalib_ckaad.known_directions import MOST, POWER, SHARE, emphasis_of, emphasis_weight
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.weights import load_backbone_weights
@@ -62,13 +64,13 @@ KNOWN = {
 TEXTURES: tuple[Category, ...] = ("grass", "gravel")
 """Parts besides those of ``known_directions.py``."""
 PACKAGE = "the package's map"
-POWERS = {
-    "emphasis: n / (n + 32)": 0,
-    "emphasis: that times the share": 1,
-    "emphasis: that times its square": 2,
-    PACKAGE: POWER,
+EMPHASES = {
+    "emphasis: n / (n + 32)": (0, math.inf),
+    "emphasis: that times the share's cube": (POWER, math.inf),
+    "emphasis: n / (n + 32), none more than thrice": (0, MOST),
+    PACKAGE: (POWER, MOST),
 }
-"""Of the share, by which the emphasis weighs less."""
+"""The power of the share by which known directions weigh less, and what is added to one of them at most."""
 ADDED = (0.05, 0.1, 0.3)
 """Shares of the energies in a sum."""
 
@@ -88,9 +90,9 @@ def maps_by_name(
     calibration.set(moments)
     found = {"no emphasis": maps_of(calibration, of_test)}
     sums = [standing_out([calibration.whitened(*p) for p in some], SHARE) for some in (of_normal[:8], of_known)]
-    for name, power in POWERS.items():
+    for name, (power, most) in EMPHASES.items():
         calibration.set(moments)
-        calibration.emphasize(emphasis_of(*sums, emphasis_weight(sums[1].images, moments.share, power=power)))
+        calibration.emphasize(emphasis_of(*sums, emphasis_weight(sums[1].images, moments.share, power=power), most))
         found[name] = maps_of(calibration, of_test)
     # The calibration is the package's, the last one, from here on.
     maps = found[PACKAGE] / maps_of(calibration, of_normal[:4]).mean()

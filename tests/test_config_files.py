@@ -146,7 +146,7 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
         ("ablation_types", 9),
         ("ablation_norm", 12),
         ("eight_known", 45),
-        ("textures", 24),
+        ("textures", 18),
         ("precision", 12),
         ("precision_resnet", 6),
         ("patchcore_coreset", 4),

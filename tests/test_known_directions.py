@@ -1,5 +1,6 @@
 """Directions of known anomalies weigh more in the calibrated map, all others as before, and nothing else changes."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def test_parts_add_up() -> None:
 
 
 def test_the_direction_of_known_anomalies_weighs_most() -> None:
-    (found,) = emphasis_of(standing_out(whitened(200, seed=0)), standing_out(whitened(32, seed=1, scale=9.0)), 0.5)
+    normal, known = standing_out(whitened(200, seed=0)), standing_out(whitened(32, seed=1, scale=9.0))
+    (found,) = emphasis_of(normal, known, 0.5, most=math.inf)
     weights = (found.mT @ found) * 1.5  # (I + A) / 1.5
     excess = weights - torch.eye(SIZE, dtype=torch.float64)
     # Nearly all of the excess, whose trace is half the number of directions, is in the first one.
@@ -75,12 +77,24 @@ def test_it_is_the_excess_over_normal_images_written_plainly() -> None:
     weight = 0.2
     assert excess.trace() > weight * SIZE
     expected = (identity + excess * weight * SIZE / excess.trace()) / (1 + weight)
-    (matrix,) = emphasis_of(normal, known, weight)
+    (matrix,) = emphasis_of(normal, known, weight, most=math.inf)
     torch.testing.assert_close(matrix.mT @ matrix, expected)
-    (matrix,) = emphasis_of(normal, known, 1.0)  # as much as all else, but never more than was found
+    (matrix,) = emphasis_of(normal, known, 1.0, most=math.inf)  # as much as all else, but never more than was found
     expected = (identity + excess) / (1 + excess.trace() / SIZE)
     assert excess.trace() < SIZE
     torch.testing.assert_close(matrix.mT @ matrix, expected)
+
+
+def test_no_direction_counts_more_than_thrice_as_much() -> None:
+    normal, known = standing_out(whitened(200, seed=0)), standing_out(whitened(32, seed=1, scale=9.0))
+    (bound,) = emphasis_of(normal, known, 0.5)
+    (free,) = emphasis_of(normal, known, 0.5, most=math.inf)
+    weights, more = (torch.linalg.eigvalsh(one.mT @ one) for one in (bound, free))
+    assert float(more[-1] / more[0]) > 3.5  # nearly all of an excess of a half is in one of six directions
+    assert float(weights[-1] / weights[0]) == pytest.approx(3, abs=0.05)
+    assert float(weights.sum()) == pytest.approx(SIZE)
+    vectors = [torch.linalg.eigh(one.mT @ one).eigenvectors[:, -1] for one in (bound, free)]
+    assert abs(float(vectors[0] @ vectors[1])) == pytest.approx(1)  # the same one
 
 
 def test_normal_images_among_the_known_say_little() -> None:
