@@ -7,11 +7,12 @@ On chest X-ray's training images: some pneumonia images, of patients of their ow
 against 70 normal images that are held out (``calibration.py``). An image is only known to be anomalous somewhere. The
 other ways let a part of its patches push the discriminator: the quarter with the largest energies, all of them weighed
 by a softmax of their energies, or the quarter that is reconstructed worst. Map and score are the package's, with and
-without the emphasis of known directions. Image AUROC in percent, means over seeds with their standard deviation. The
+without the emphasis of known directions (not bounded, as the package's is). Image AUROC in percent, means over seeds with their standard deviation. The
 last line is a JSON object.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -135,7 +136,8 @@ def evaluate(model: CkaadModel, normal: Stages, known: Stages, test: Stages, hel
                 standing_out([calibration.whitened(*pair) for pair in pairs], SHARE)
                 for pairs in (of_normal[:8], list(by_batches(model, known)))
             ]
-            calibration.emphasize(emphasis_of(*sums, emphasis_weight(sums[1].images, moments.share)))
+            weight = emphasis_weight(sums[1].images, moments.share)
+            calibration.emphasize(emphasis_of(*sums, weight, math.inf))
         maps = torch.cat([join_stages(calibration(*pair), (SIZE, SIZE)) for pair in of_test])
         found[name] = 100 * auroc(image_score(maps, "power_mean"), held_out)
     return found
