@@ -7,8 +7,8 @@ On chest X-ray's training images: some pneumonia images, of patients of their ow
 against 70 normal images that are held out (``calibration.py``). An image is only known to be anomalous somewhere. The
 other ways let a part of its patches push the discriminator: the quarter with the largest energies, all of them weighed
 by a softmax of their energies, or the quarter that is reconstructed worst. Map and score are the package's, with and
-without the emphasis of known directions (not bounded, as the package's is). Image AUROC in percent, means over seeds with their standard deviation. The
-last line is a JSON object.
+without the emphasis of known directions, which is not bounded here. Image AUROC in percent, means over seeds with their
+standard deviation. The last line is a JSON object.
 """
 
 import argparse

@@ -77,6 +77,9 @@ def main() -> None:
         group_of = {row["image"]: row["group"] for row in csv.DictReader(file)}
     left = untouched(group_of)
     results = Results.read(options.study)
+    if options.against not in results.methods:
+        methods = ", ".join(results.methods)
+        parser.error(f"Expected --against to be one of {methods}, got {options.against}. Do change it.")
     rows, counts = [], set()
     for data in results.data_sets:
         kept = {

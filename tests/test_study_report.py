@@ -39,7 +39,7 @@ def write_study(folder: Path, *, seeds: int = 2) -> Path:
     return folder
 
 
-def write_job(folder: Path, job: Job, scores: Any, auroc: float) -> None:
+def write_job(folder: Path, job: Job, scores: Any, auroc: float, known: int = 4) -> None:
     place = folder / "jobs" / job.folder
     place.mkdir(parents=True)
     types = [path.split("/")[0] for path in PATHS]
@@ -59,7 +59,7 @@ def write_job(folder: Path, job: Job, scores: Any, auroc: float) -> None:
     row = {
         "scores": {"crack": {**metrics, "image_AUROC": auroc + 0.05}, "hole": metrics, ALL_TYPES: metrics},
         "seen": ["crack"],
-        "known": {"crack": 4},
+        "known": {"crack": known} if known else {},
         "images": {"train": 20, "validation": 2, "test": 30},
         "seconds_fit": 1.5,
         "seconds_image": 0.01,
