@@ -1,7 +1,7 @@
 """What known anomalies may say beside the anomaly map: by the directions they stand out in, and by their energies.
 
     python benchmarks/energies.py --data DATA --groups groups.csv [--seeds 2] [--steps 400] [--known 8]
-        [--report docs/accuracy.md]
+        [--keep FILE] [--report docs/accuracy.md]
 
 The method scores what the auto-encoder cannot give back and leaves the discriminator behind, which has learned from
 the known anomalies directly. Its energies of the backbone's features are a map too. On the parts of
@@ -10,11 +10,12 @@ fewer normal training images of X-rays and more of textures: the map without the
 it, by n / (n + 32) for n known ones, by that times the cube of the share of the reconstruction that is taken away, and
 with no direction counting more than thrice as much (the package has both), the energies alone, and sums of the
 package's map and them in units of what normal training images have in the mean. Image AUROC by the power mean and
-AUPRO, in percent, of the known type and in the mean of all others, means over seeds with their standard deviation. The
-last line is a JSON object.
+AUPRO, in percent, of the known type and in the mean of all others, means over seeds with their standard deviation. What
+is found of a part and a seed is kept in ``--keep`` and not measured again. The last line is a JSON object.
 """
 
 import argparse
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -61,6 +62,8 @@ KNOWN = {
     "tile": ("blowhole", "uneven"),
 }
 """The types that are known in turn."""
+Found = dict[str, dict[str, dict[str, float]]]
+"""Metrics by part, known type and seed, and by map."""
 TEXTURES: tuple[Category, ...] = ("grass", "gravel")
 """Parts besides those of ``known_directions.py``."""
 PACKAGE = "the package's map"
@@ -125,12 +128,39 @@ def find(name: str, kind: str, part: Part, options: argparse.Namespace, seed: in
     }
 
 
+def settings_of(options: argparse.Namespace) -> dict[str, float | None]:
+    """What results depend on besides part and seed."""
+    return {"steps": options.steps, "known": options.known, "share": options.share}
+
+
+def read_kept(options: argparse.Namespace) -> Found:
+    """What an earlier run of the same settings has found."""
+    if options.keep is None or not options.keep.exists():
+        return {}
+    settings, kept = json.loads(options.keep.read_text(encoding="utf-8"))
+    if settings != settings_of(options):
+        msg = f"Expected {options.keep} to be of {settings_of(options)}, got {settings}. Do give another --keep."
+        raise SystemExit(msg)
+    found: Found = kept
+    return found
+
+
+def keep(kept: Found, options: argparse.Namespace) -> None:
+    """Write what was found, if asked to."""
+    if options.keep is not None:
+        part = options.keep.with_name(f"{options.keep.name}.part")
+        part.write_text(json.dumps([settings_of(options), kept]), encoding="utf-8")
+        part.replace(options.keep)
+
+
 def main() -> None:
     """Compare, print, and write the table where asked to."""
     parser = make_parser(__doc__, "energies")
     parser.add_argument("--known", type=int, default=8, help="known anomalies of the one type")
+    parser.add_argument("--keep", type=Path, help="file of what was found, and is not measured again")
     parser.set_defaults(steps=400)
     options = parser.parse_args()
+    kept = read_kept(options)
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
@@ -142,7 +172,11 @@ def main() -> None:
             if "chest" in parts:  # in a random order
                 parts["chest, 80 normal"] = parts["chest"]._replace(train=parts["chest"].train[:80])
             for name, kind in ((part, one) for part in parts for one in KNOWN[part]):
-                for way, metrics in find(name, kind, parts[name], options, seed).items():
+                key = f"{name}: {kind}, seed {seed}"
+                if key not in kept:
+                    kept[key] = find(name, kind, parts[name], options, seed)
+                    keep(kept, options)
+                for way, metrics in kept[key].items():
                     for metric, value in metrics.items():
                         found.setdefault((f"{name}: {kind}", way), {}).setdefault(metric, []).append(value)
                     print(f"{name}, {kind}, seed {seed}, {way}: {metrics}", flush=True)

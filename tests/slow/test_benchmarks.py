@@ -213,7 +213,8 @@ def test_shares(tmp_path: Path) -> None:
 
 
 def test_energies(tmp_path: Path) -> None:
-    found, report = run("energies", tmp_path, "--seeds", 1, "--steps", 2)
+    kept = tmp_path / "kept.json"
+    found, report = run("energies", tmp_path, "--seeds", 1, "--steps", 2, "--keep", kept)
     stains = {f"{name}: stain" for name in ("brick", "grass", "grass, 240 normal", "gravel", "gravel, 240 normal")}
     assert {row["known"] for row in found["rows"]} == {"brick: seam", *stains}
     assert len({(row["known"], row["map"]) for row in found["rows"]}) == len(found["rows"]) == 6 * 9
@@ -222,6 +223,9 @@ def test_energies(tmp_path: Path) -> None:
         assert all(0 < one <= 100 for one in aupro)
         assert len(set(aupro)) > 2  # the map alone, energies alone and sums differ
     assert "<!-- begin energies -->" in report
+    assert run("energies", tmp_path, "--seeds", 1, "--steps", 2, "--keep", kept)[0] == found
+    refused = run_to_its_end("energies", tmp_path, "--seeds", 1, "--steps", 3, "--keep", kept)
+    assert f"Expected {kept} to be of {{'steps': 3, " in refused.stderr
 
 
 def test_trainings(tmp_path: Path) -> None:
