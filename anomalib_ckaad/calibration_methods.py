@@ -73,7 +73,9 @@ class CalibrationMethods:
             moments.reduce()
             calibration.set(moments)
             if calibration.is_set:
-                logger.info("Map calibrated on %d images; of reconstructions %.2f count.", moments.images, share)
+                logger.info(
+                    "Map calibrated on %d normal images; %.2f of reconstructions is taken away.", moments.images, share
+                )
             if calibration.is_set and self.emphasize_known and self.objective.strategy.is_told:
                 self._emphasize(share)
         self.model.auto_encoder.train(was_training)
