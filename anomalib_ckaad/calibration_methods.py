@@ -10,9 +10,10 @@ from anomalib.data import ImageBatch
 from torch import Tensor
 
 from anomalib_ckaad.calibration import ResidualMoments
-from anomalib_ckaad.data.batches_again import batches_of_known, count_normal, may_be_last_epoch, normal_batches
+from anomalib_ckaad.data.batches_again import batches_of_known, count_normal, normal_batches
 from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
-from anomalib_ckaad.known_directions import StandingOut, emphasis_of, emphasis_weight
+from anomalib_ckaad.kept_epochs import may_be_last_validation
+from anomalib_ckaad.known_directions import StandingOut, emphasis_of, emphasis_weight, largest_ratio
 from anomalib_ckaad.objectives import Objective
 from anomalib_ckaad.precision import is_worthwhile
 from anomalib_ckaad.preprocessing import prepare
@@ -43,17 +44,31 @@ class CalibrationMethods:
     _use_bfloat16: bool
     _features: Callable[..., list[Tensor]]
     _calibrated_at: int = -1
+    _has_thresholds_without: bool = False
 
     def on_validation_start(self) -> None:
         """Calibrate before thresholds are set of scores, where these may be the thresholds that are kept."""
-        if self.trainer.state.fn == "fit" and may_be_last_epoch(
-            self.trainer, self.trainer.check_val_every_n_epoch or 1
-        ):
-            self.calibrate_map()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            is_wanted = may_be_last_validation(self.trainer)
+            if is_wanted:
+                self.calibrate_map()
+            self._has_thresholds_without = not (is_wanted or self.model.calibration.is_set)
+
+    def calibrate_at_end(self) -> None:
+        """Calibrate at the end of an epoch that may be the last, unless thresholds are of the uncalibrated map."""
+        if self.calibrate and self._has_thresholds_without:
+            logger.warning(
+                "Expected the last epoch to be known before its validation, got an end of training after epoch %d. "
+                "Thresholds are of the map as it is, which stays uncalibrated. Do end training by max_epochs, "
+                "max_steps or EarlyStopping.",
+                self.trainer.current_epoch,
+            )
+            return
+        self.calibrate_map()
 
     def _forget_calibration(self) -> None:
         self.model.calibration.clear()
-        self._calibrated_at = -1
+        self._calibrated_at, self._has_thresholds_without = -1, False
 
     def calibrate_map(self) -> None:
         """Measure the residuals of training images, once for these weights; called where a training may end."""
@@ -86,8 +101,13 @@ class CalibrationMethods:
         if known.images:
             normal = self._standing_out(normal_batches(self.trainer, COMPARED), anomalous=False)
             weight = emphasis_weight(known.images, share)
-            logger.info("Directions of %d known anomalies weigh %.3f beside all else.", known.images, weight)
-            self.model.calibration.emphasize(emphasis_of(normal, known, weight))
+            emphasis = emphasis_of(normal, known, weight)
+            logger.info(
+                "Directions in which %d known anomalies stand out weigh up to %.1f times as much as others.",
+                known.images,
+                largest_ratio(emphasis),
+            )
+            self.model.calibration.emphasize(emphasis)
 
     def _standing_out(self, batches: Iterable[ImageBatch], *, anomalous: bool) -> StandingOut:
         calibration = self.model.calibration

@@ -11,11 +11,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from anomalib_ckaad.checkpoints import load_safely
-from anomalib_ckaad.data.batches_again import check_can_be_read_again, may_be_last_epoch
+from anomalib_ckaad.data.batches_again import check_can_be_read_again
 from anomalib_ckaad.data.images import check_image_files, datamodule_of, warn_of_sizes, warn_of_turned
 from anomalib_ckaad.fast_training import open_folder
 from anomalib_ckaad.feature_cache import FeatureCache
 from anomalib_ckaad.feature_folder import GIB
+from anomalib_ckaad.kept_epochs import is_watched, may_be_last_epoch
 from anomalib_ckaad.objectives import NonFiniteLossError, Objective
 from anomalib_ckaad.precision import use_bfloat16
 from anomalib_ckaad.presets import paper_epochs, schedule_of
@@ -49,7 +50,7 @@ class FittingMethods:
     parameters: Callable[[], Any]
     load_state_dict: Callable[..., Any]
     calibrate: bool
-    calibrate_map: Callable[[], None]
+    calibrate_at_end: Callable[[], None]
     _forget_calibration: Callable[[], None]
     _may_synthesize: bool
     synthetic: bool | None
@@ -138,7 +139,8 @@ class FittingMethods:
         if self._counts_steps and self._usual_steps is not None:
             epochs, between = schedule_of(self._usual_steps, self.trainer.num_training_batches)
             self.trainer.fit_loop.max_epochs = epochs
-            if self.trainer.check_val_every_n_epoch == 1:  # nobody has asked for another number
+            # Nobody has asked for another number, nor for something that is measured after each epoch.
+            if self.trainer.check_val_every_n_epoch == 1 and not is_watched(self.trainer):
                 self.trainer.check_val_every_n_epoch = between
         logger.info("Training for %s epochs; %s.", self.trainer.max_epochs, self._what_is_learned_from())
 
@@ -154,7 +156,7 @@ class FittingMethods:
     def on_train_epoch_end(self) -> None:
         """Stop before a checkpoint is written of weights that give no finite error on held-out images."""
         if may_be_last_epoch(self.trainer):
-            self.calibrate_map()  # where nothing was validated
+            self.calibrate_at_end()
         error = self.trainer.callback_metrics.get("val_reconstruction")
         if error is not None and not bool(torch.isfinite(error)):
             msg = (

@@ -111,6 +111,20 @@ def emphasis_of(normal: StandingOut, known: StandingOut, weight: float, most: fl
     ]
 
 
+def largest_ratio(emphasis: Sequence[Tensor]) -> float:
+    """How many times as much the direction counts that counts most, as the one that counts least: of one stage.
+
+    Args:
+        emphasis: Of each stage, ``emphasis_of``.
+
+    Example:
+        >>> largest_ratio([torch.eye(2), torch.diag(torch.tensor([1.0, 1.5]))])
+        2.25
+    """
+    of_stages = [torch.linalg.eigvalsh(one.mT @ one) for one in emphasis]
+    return max(float(one[-1] / one[0]) for one in of_stages)
+
+
 def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight: float, most: float) -> Tensor:
     size = len(normal)
     identity = torch.eye(size, dtype=normal.dtype, device=normal.device)

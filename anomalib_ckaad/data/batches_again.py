@@ -1,34 +1,22 @@
 """Training images once more in their order, for what is measured of them before a training ends."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import AnomalibDataset, ImageBatch
 from anomalib.data.utils import LabelName
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from anomalib_ckaad.data.images import datamodule_of
+from anomalib_ckaad.data.read_once import ReadOnce
 
 LARGEST_SHARE = 2000
 """Images to measure at most, spread over the training set: moments of so many hardly change with more."""
 BATCH_SIZE = 32
-
-
-def may_be_last_epoch(trainer: pl.Trainer, ahead: int = 1) -> bool:
-    """Whether training may end within so many epochs, or this epoch's checkpoint may be the one that is kept."""
-    ends = trainer.max_epochs is not None and trainer.current_epoch + ahead >= trainer.max_epochs > 0
-    if trainer.should_stop or ends:
-        return True
-    if trainer.max_epochs == -1 or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
-        return True
-    return any(
-        isinstance(one, EarlyStopping | Timer) or (isinstance(one, Checkpoint) and getattr(one, "monitor", None))
-        for one in trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
-    )
 
 
 def check_can_be_read_again(trainer: pl.Trainer) -> None:
@@ -49,8 +37,8 @@ def check_can_be_read_again(trainer: pl.Trainer) -> None:
 def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterator[ImageBatch]:
     """Batches of training images, spread over them, on the model's device; each process gets its share.
 
-    All of them are normal unless the data's own training images are not. No global random numbers are drawn, so that
-    training goes on as it would have.
+    All of them are normal unless the data's own training images are not. They are augmented as the images that will be
+    scored. No global random numbers are drawn, so that training goes on as it would have.
     """
     dataset = _training_data(trainer)
     if dataset is not None:
@@ -104,8 +92,22 @@ def _batches(
     if not own and at_least_one:
         own = list(spread[:1])
     loader = trainer.train_dataloader
+    scored = _as_scored(trainer, dataset)
     usual = getattr(loader, "collate_fn", None) if getattr(loader, "dataset", None) is dataset else None
     collate = getattr(dataset, "collate_fn", usual)
     with torch.random.fork_rng(devices=[]):
-        for batch in DataLoader(Subset(dataset, own), BATCH_SIZE, collate_fn=collate, generator=torch.Generator()):
+        for batch in DataLoader(Subset(scored, own), BATCH_SIZE, collate_fn=collate, generator=torch.Generator()):
             yield trainer.strategy.batch_to_device(batch)
+
+
+def _as_scored(trainer: pl.Trainer, dataset: Any) -> Any:  # noqa: ANN401 - any data
+    """The same images with the augmentations of test images: what is random in training would count as usual."""
+    own = dataset.data if isinstance(dataset, ReadOnce) else dataset
+    test: Any = getattr(datamodule_of(trainer), "test_data", None)
+    if not isinstance(own, AnomalibDataset) or not hasattr(test, "augmentations"):
+        return dataset
+    if repr(own.augmentations) == repr(test.augmentations):
+        return dataset
+    found = copy.copy(own)
+    found.augmentations = test.augmentations
+    return found
