@@ -9,6 +9,9 @@ SHELL := bash
 # Threads that wait by spinning take the cores from those with work, several times slower where other programs run too.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Processes of tests, each of which computes on one core.
+JOBS ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.anomalib-ckaad-installed
@@ -37,10 +40,10 @@ demo: $(STAMP) ## train and test on the built-in textures; DATA=folder uses your
 	$(BIN)/anomalib-ckaad demo $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP) ## run the fast tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile
 
 test-slow: $(STAMP) ## run the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
