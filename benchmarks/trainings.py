@@ -96,13 +96,14 @@ def trained(normal: Stages, options: Namespace, seed: int) -> Iterator[tuple[str
             averaged = copy.deepcopy(model)
             averaged.auto_encoder.load_state_dict(average.state_dict())
             yield "constant rate, moving average", averaged
-    for name, ways in (
-        ("cosine schedule", {"cosine": True}),
-        ("loss by position", {"by_position": True}),
-        ("ReLU", {}),
+    for name, steps, ways in (
+        ("cosine schedule", options.steps, {"cosine": True}),
+        ("cosine schedule, four times the steps", 4 * options.steps, {"cosine": True}),
+        ("loss by position", options.steps, {"by_position": True}),
+        ("ReLU", options.steps, {}),
     ):
         model = build(output_relu=True if name == "ReLU" else None)
-        for _ in train(model.auto_encoder, normal, options.steps, seed, **ways):
+        for _ in train(model.auto_encoder, normal, steps, seed, **ways):
             pass
         yield "reconstructions end in a ReLU" if name == "ReLU" else name, model
 
@@ -139,7 +140,8 @@ def main() -> None:
         {"map": kind, "training": way, **{name: mean_and_deviation(values) for name, values in metrics.items()}}
         for (kind, way), metrics in sorted(found.items(), key=lambda one: one[0][0])
     ]
-    note = f"Means of {options.seeds} seeds with their standard deviation, {options.steps} steps of training."
+    usual = f"{options.steps} steps unless a row says otherwise."
+    note = f"Means of {options.seeds} seeds with their standard deviation; {usual}"
     publish(f"{markdown_table(rows)}\n\n{note}", {"rows": rows}, options.report, "trainings")
 
 

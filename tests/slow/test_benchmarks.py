@@ -230,10 +230,10 @@ def test_energies(tmp_path: Path) -> None:
 
 def test_trainings(tmp_path: Path) -> None:
     found, report = run("trainings", tmp_path, "--seeds", 1, "--steps", 4)
-    assert len({(row["map"], row["training"]) for row in found["rows"]}) == len(found["rows"]) == 12
+    assert len({(row["map"], row["training"]) for row in found["rows"]}) == len(found["rows"]) == 14
     aupro = {row["training"]: row["brick, AUPRO"] for row in found["rows"] if row["map"] == "equation (14)"}
     usual = aupro.pop("constant rate")
-    assert len(aupro) == 5
+    assert len(aupro) == 6
     assert all(other != usual for other in aupro.values())  # each is another way
     assert "<!-- begin trainings -->" in report
 
