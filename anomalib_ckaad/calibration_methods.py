@@ -12,7 +12,7 @@ from torch import Tensor
 from anomalib_ckaad.calibration import ResidualMoments
 from anomalib_ckaad.data.batches_again import batches_of_known, count_normal, normal_batches
 from anomalib_ckaad.data.labeled_batches import images_and_labels, paths_of
-from anomalib_ckaad.kept_epochs import may_be_last_validation
+from anomalib_ckaad.kept_epochs import may_be_last_validation, validates
 from anomalib_ckaad.known_directions import StandingOut, emphasis_of, emphasis_weight, largest_ratio
 from anomalib_ckaad.objectives import Objective
 from anomalib_ckaad.precision import is_worthwhile
@@ -67,8 +67,11 @@ class CalibrationMethods:
         self.calibrate_map()
 
     def _forget_calibration(self) -> None:
+        # A training that is resumed has thresholds; there may be no validation before it ends.
+        is_resumed = bool(self.trainer.ckpt_path) and validates(self.trainer)
+        self._has_thresholds_without = is_resumed and not self.model.calibration.is_set
         self.model.calibration.clear()
-        self._calibrated_at, self._has_thresholds_without = -1, False
+        self._calibrated_at = -1
 
     def calibrate_map(self) -> None:
         """Measure the residuals of training images, once for these weights; called where a training may end."""

@@ -16,7 +16,7 @@ from anomalib_ckaad.data.images import check_image_files, datamodule_of, warn_of
 from anomalib_ckaad.fast_training import open_folder
 from anomalib_ckaad.feature_cache import FeatureCache
 from anomalib_ckaad.feature_folder import GIB
-from anomalib_ckaad.kept_epochs import is_watched, may_be_last_epoch
+from anomalib_ckaad.kept_epochs import is_watched, may_be_last_epoch, validates
 from anomalib_ckaad.objectives import NonFiniteLossError, Objective
 from anomalib_ckaad.precision import use_bfloat16
 from anomalib_ckaad.presets import paper_epochs, schedule_of
@@ -140,7 +140,8 @@ class FittingMethods:
             epochs, between = schedule_of(self._usual_steps, self.trainer.num_training_batches)
             self.trainer.fit_loop.max_epochs = epochs
             # Nobody has asked for another number, nor for something that is measured after each epoch.
-            if self.trainer.check_val_every_n_epoch == 1 and not is_watched(self.trainer):
+            is_asked_for = self.trainer.check_val_every_n_epoch != 1 or is_watched(self.trainer)
+            if validates(self.trainer) and not is_asked_for:  # without, checkpoints are written after every epoch
                 self.trainer.check_val_every_n_epoch = between
         logger.info("Training for %s epochs; %s.", self.trainer.max_epochs, self._what_is_learned_from())
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -13,8 +13,13 @@ OPTIMIZERS = 2
 
 
 def is_watched(trainer: pl.Trainer) -> bool:
-    """Whether a callback stops training, or chooses a checkpoint, by what it measures after epochs."""
-    return any(isinstance(one, EarlyStopping) or _chooses(one) for one in _callbacks(trainer))
+    """Whether a callback may stop training after any epoch, or keep a checkpoint of another than the last."""
+    return any(isinstance(one, EarlyStopping) or _may_keep_any(one) for one in _callbacks(trainer))
+
+
+def validates(trainer: pl.Trainer) -> bool:
+    """Whether the training that runs has validation images."""
+    return sum(trainer.num_val_batches) > 0
 
 
 def may_be_last_epoch(trainer: pl.Trainer) -> bool:
@@ -42,8 +47,11 @@ def _may_end_within(trainer: pl.Trainer, epochs: int, steps: float) -> bool:
     return is_watched(trainer) or any(isinstance(one, Timer) for one in _callbacks(trainer))
 
 
-def _chooses(callback: "Callback") -> bool:
-    return isinstance(callback, Checkpoint) and getattr(callback, "monitor", None) is not None
+def _may_keep_any(callback: "Callback") -> bool:
+    if not isinstance(callback, ModelCheckpoint):
+        return isinstance(callback, Checkpoint) and getattr(callback, "monitor", None) is not None
+    is_usual = callback._every_n_epochs == 1 and callback.save_top_k in {0, 1}  # noqa: SLF001 - no other way to know
+    return callback.monitor is not None or not is_usual
 
 
 def _callbacks(trainer: pl.Trainer) -> "list[Callback]":

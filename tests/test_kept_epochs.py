@@ -63,6 +63,7 @@ def fit(model: Ckaad, root: Path, output: Path, *callbacks: Callback, **argument
         ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [(1, True)]),
         ({"max_epochs": 2, "callbacks": [Timer(timedelta(hours=9))]}, [(0, True), (1, True)]),
         ({"max_epochs": 2, "callbacks": [ModelCheckpoint(monitor="val_reconstruction")]}, [(0, True), (1, True)]),
+        ({"max_epochs": 3, "callbacks": [ModelCheckpoint(every_n_epochs=2)]}, [(0, True), (1, True), (2, True)]),
         ({"max_epochs": 2, "callbacks": [EarlyStopping("val_reconstruction")]}, [(0, True), (1, True)]),
         ({"max_epochs": 2}, [(0, False), (1, True)]),
     ],
@@ -92,6 +93,37 @@ def test_an_end_without_validation_is_calibrated(folder_root: Path, tmp_path: Pa
     model = make_model(strategy="recon")
     fit(model, folder_root, tmp_path, StopAfter(1), max_epochs=9, limit_val_batches=0)
     assert model.model.calibration.is_set
+
+
+def test_a_preset_number_of_steps_is_saved_without_validation(folder_root: Path, tmp_path: Path) -> None:
+    model = make_model(strategy="recon", preset="measured")
+    engine, _ = fit(model, folder_root, tmp_path, StopAfter(1), limit_val_batches=0)
+    assert engine.trainer.max_epochs > 100
+    assert Ckaad.load_from_checkpoint(engine.best_model_path).model.calibration.is_set
+
+
+def test_a_resumed_training_that_ends_without_validation_keeps_its_map(
+    folder_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model(strategy="recon")
+    engine, validations = fit(model, folder_root, tmp_path, StopAfter(1), max_epochs=9, check_val_every_n_epoch=2)
+    assert validations.found == [(1, False)]
+    resumed = make_model(strategy="recon")
+    again = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=3, check_val_every_n_epoch=2)
+    again.fit(resumed, datamodule=make_folder_data(folder_root), ckpt_path=engine.best_model_path)
+    assert again.trainer.current_epoch == 3
+    assert not resumed.model.calibration.is_set
+    assert "got an end of training after epoch 2" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_more_images_at_once_than_are_scored_at_once(count: int, folder_root: Path, tmp_path: Path) -> None:
+    data = make_folder_data(folder_root, eval_batch_size=count)
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1)
+    engine.fit(make_model(strategy="recon"), datamodule=data)
+    assert [len(batch.image) for batch in batches_again.normal_batches(engine.trainer)] == (
+        [1] * 4 if count == 1 else [3, 1]
+    )
 
 
 def test_patience_counts_epochs_where_nobody_has_limited_them(folder_root: Path, tmp_path: Path) -> None:

@@ -95,8 +95,10 @@ def _batches(
     scored = _as_scored(trainer, dataset)
     usual = getattr(loader, "collate_fn", None) if getattr(loader, "dataset", None) is dataset else None
     collate = getattr(dataset, "collate_fn", usual)
+    # No more at once than are scored at once: whole images may be far larger than what is trained on.
+    size = min(BATCH_SIZE, getattr(datamodule_of(trainer), "eval_batch_size", BATCH_SIZE))
     with torch.random.fork_rng(devices=[]):
-        for batch in DataLoader(Subset(scored, own), BATCH_SIZE, collate_fn=collate, generator=torch.Generator()):
+        for batch in DataLoader(Subset(scored, own), size, collate_fn=collate, generator=torch.Generator()):
             yield trainer.strategy.batch_to_device(batch)
 
 
