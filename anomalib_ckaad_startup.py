@@ -90,7 +90,7 @@ def register() -> None:
     try:
         from importlib import import_module
 
-        import_module("anomalib_ckaad.plugin").register()
+        import_module("anomalib_ckaad.host.registration").register()
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the plugin, anomalib itself must go on working
         if getattr(error, "name", None) != "anomalib_ckaad":
             _warn(error)

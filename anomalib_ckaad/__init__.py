@@ -47,7 +47,7 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    plugin = import_module("anomalib_ckaad.plugin")
+    plugin = import_module("anomalib_ckaad.host.registration")
     plugin.register()
     value: object = getattr(import_module({**plugin.MODELS, **plugin.DATAMODULES, **plugin.OTHERS}[name]), name)
     globals()[name] = value

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-from anomalib_ckaad.plugin import register
+from anomalib_ckaad.host.registration import register
 
 BAD_INPUT = 2  # the exit status argparse uses
 # Alone in a message, or as one line in jsonargparse's list of the types that an argument did not fit.
@@ -22,7 +22,7 @@ def main() -> None:
     register()
     from anomalib.loggers import configure_logger  # noqa: PLC0415  # anomalib's imports shall find the plugin there
 
-    from anomalib_ckaad.checked_cli import CheckedCLI  # noqa: PLC0415
+    from anomalib_ckaad.cli.checked import CheckedCLI  # noqa: PLC0415
 
     sys.argv[0] = "python -m anomalib_ckaad"  # what the help shows; Lightning restarts processes by module name
     try:

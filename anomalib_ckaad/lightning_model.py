@@ -14,31 +14,31 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from anomalib_ckaad import memory_saving
-from anomalib_ckaad.anomaly_map import TopK
-from anomalib_ckaad.arguments import check_arguments
-from anomalib_ckaad.calibration_methods import CalibrationMethods
-from anomalib_ckaad.checkpoints import check, loading_arguments, note_versions, read_warm_start
-from anomalib_ckaad.data.images import NameUnreadableImages
-from anomalib_ckaad.data.read_once import ReadImagesOnce
-from anomalib_ckaad.deployment.export_methods import ExportMethods
-from anomalib_ckaad.discriminator import make_discriminator
-from anomalib_ckaad.evaluation_methods import EvaluationMethods
-from anomalib_ckaad.feature_cache import FeatureCache
-from anomalib_ckaad.feature_folder import GIB
-from anomalib_ckaad.fitting_methods import FittingMethods
+from anomalib_ckaad.data.reading.image_files import NameUnreadableImages
+from anomalib_ckaad.export.methods import ExportMethods
+from anomalib_ckaad.features.cache import FeatureCache
+from anomalib_ckaad.features.folder import GIB
+from anomalib_ckaad.host.pre_processor import make_pre_processor, resize_exactly, warn_of_other_normalization
+from anomalib_ckaad.host.registration import mend_benchmark
 from anomalib_ckaad.metrics import default_evaluator
-from anomalib_ckaad.objectives import STRATEGIES, Objective, StrategyName
-from anomalib_ckaad.plugin import mend_benchmark
-from anomalib_ckaad.preprocessing import make_pre_processor, resize_exactly, warn_of_other_normalization
-from anomalib_ckaad.presets import PRESETS, PresetName, preset_of
-from anomalib_ckaad.random_state import get_random_state
-from anomalib_ckaad.reconstructor import NormName
-from anomalib_ckaad.residuals import RECONSTRUCTION_PRIOR
+from anomalib_ckaad.network import grad_checkpointing as memory_saving
+from anomalib_ckaad.network.auto_encoder import NormName
+from anomalib_ckaad.network.discriminator import make_discriminator
+from anomalib_ckaad.network.objective import STRATEGIES, Objective, StrategyName
+from anomalib_ckaad.scoring.anomaly_map import TopK
+from anomalib_ckaad.scoring.residuals import RECONSTRUCTION_PRIOR
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.training_methods import TrainingMethods
-from anomalib_ckaad.weights import check_weights, normalization
+from anomalib_ckaad.training.arguments import check_arguments
+from anomalib_ckaad.training.calibration_methods import CalibrationMethods
+from anomalib_ckaad.training.checkpoints import check, loading_arguments, note_versions, read_warm_start
+from anomalib_ckaad.training.evaluation_methods import EvaluationMethods
+from anomalib_ckaad.training.fitting_methods import FittingMethods
+from anomalib_ckaad.training.presets import PRESETS, PresetName, preset_of
+from anomalib_ckaad.training.random_state import get_random_state
+from anomalib_ckaad.training.read_once import ReadImagesOnce
+from anomalib_ckaad.training.training_methods import TrainingMethods
+from anomalib_ckaad.weights.loading import check_weights, normalization
 
 DEFAULT_BACKBONE = "wide_resnet50_2.tv_in1k"
 

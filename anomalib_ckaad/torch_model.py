@@ -8,10 +8,10 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
-from anomalib_ckaad.anomaly_map import TopK, anomaly_map, check_top_k, image_score, join_stages
-from anomalib_ckaad.backbone import FrozenBackbone, describe
-from anomalib_ckaad.calibration import ResidualCalibration
-from anomalib_ckaad.reconstructor import FeatureAutoEncoder, NormName
+from anomalib_ckaad.network.auto_encoder import FeatureAutoEncoder, NormName
+from anomalib_ckaad.network.backbone import FrozenBackbone, describe
+from anomalib_ckaad.scoring.anomaly_map import TopK, anomaly_map, check_top_k, image_score, join_stages
+from anomalib_ckaad.scoring.calibration import ResidualCalibration
 
 
 class CkaadModel(nn.Module):

@@ -25,10 +25,10 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback
 from machine import describe_machine, publish, spread, write_images
 
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.read_once import ReadOnce
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.study.sections import markdown_table
+from anomalib_ckaad.training.read_once import ReadOnce
 
 STAGES = (2, 3)
 BATCH = 16

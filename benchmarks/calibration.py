@@ -30,18 +30,18 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize
 
-from anomalib_ckaad import residuals
-from anomalib_ckaad.anomaly_map import TopK, image_score, join_stages, stage_map
-from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
-from anomalib_ckaad.data.texture_images import Category
-from anomalib_ckaad.data.textures import Textures
-from anomalib_ckaad.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.data.textures.images import Category
+from anomalib_ckaad.data.textures.textures import Textures
 from anomalib_ckaad.metrics.streaming import PixelMetric
-from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
-from anomalib_ckaad.residuals import reconstruction_share
+from anomalib_ckaad.network.objective import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.scoring import residuals
+from anomalib_ckaad.scoring.anomaly_map import TopK, image_score, join_stages, stage_map
+from anomalib_ckaad.scoring.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.scoring.residuals import reconstruction_share
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights, normalization
+from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.weights.loading import load_backbone_weights, normalization
 
 BACKBONE, WEIGHTS, STAGES, SIZE = "tf_efficientnet_lite0", "package", (2, 3), 224
 Stages = list[Tensor]

@@ -42,14 +42,14 @@ from multiple_instances import WAYS, train
 from shares import more_images
 from torch import Tensor
 
-from anomalib_ckaad.anomaly_map import join_stages
-from anomalib_ckaad.calibration import ResidualCalibration
-from anomalib_ckaad.data.texture_images import Category
-from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.known_directions import MOST, POWER, SHARE, emphasis_of, emphasis_weight
+from anomalib_ckaad.data.textures.images import Category
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
+from anomalib_ckaad.scoring.anomaly_map import join_stages
+from anomalib_ckaad.scoring.calibration import ResidualCalibration
+from anomalib_ckaad.scoring.known_directions import MOST, POWER, SHARE, emphasis_of, emphasis_weight
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.weights.loading import load_backbone_weights
 
 KNOWN = {
     "brick": ("seam", "stain"),

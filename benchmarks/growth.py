@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import PackageStep
 
-from anomalib_ckaad.discriminator import PatchDiscriminator
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
 from anomalib_ckaad.study.memory import peak_memory
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel

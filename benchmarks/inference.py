@@ -32,9 +32,9 @@ from peak_memory import load
 from torch import Tensor, nn
 
 from anomalib_ckaad import Ckaad
-from anomalib_ckaad.backbone import resolve_layers
-from anomalib_ckaad.calibration import ResidualMoments
-from anomalib_ckaad.residuals import reconstruction_share
+from anomalib_ckaad.network.backbone import resolve_layers
+from anomalib_ckaad.scoring.calibration import ResidualMoments
+from anomalib_ckaad.scoring.residuals import reconstruction_share
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
 BACKBONE, STAGES = "tf_efficientnet_lite0", (2, 3)

@@ -41,13 +41,13 @@ from machine import mean_and_deviation, publish
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_ckaad.anomaly_map import TopK, image_score, join_stages
-from anomalib_ckaad.calibration import ResidualCalibration
-from anomalib_ckaad.known_directions import PRIOR, SHARE, StandingOut, emphasis_of, emphasis_weight
 from anomalib_ckaad.metrics.streaming import PixelMetric
+from anomalib_ckaad.scoring.anomaly_map import TopK, image_score, join_stages
+from anomalib_ckaad.scoring.calibration import ResidualCalibration
+from anomalib_ckaad.scoring.known_directions import PRIOR, SHARE, StandingOut, emphasis_of, emphasis_weight
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.weights.loading import load_backbone_weights
 
 
 class Way(NamedTuple):

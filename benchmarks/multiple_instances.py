@@ -22,16 +22,16 @@ from known_directions import auroc, draw, read, standing_out
 from machine import mean_and_deviation, publish
 from torch import Tensor, nn
 
-from anomalib_ckaad import objectives
-from anomalib_ckaad.anomaly_map import image_score, join_stages, stage_map
-from anomalib_ckaad.calibration import ResidualCalibration
-from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.fast_training import bfloat16_if, make_adam
-from anomalib_ckaad.known_directions import SHARE, emphasis_of, emphasis_weight
-from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.network import objective as objectives
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
+from anomalib_ckaad.network.objective import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.scoring.anomaly_map import image_score, join_stages, stage_map
+from anomalib_ckaad.scoring.calibration import ResidualCalibration
+from anomalib_ckaad.scoring.known_directions import SHARE, emphasis_of, emphasis_weight
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.weights.loading import load_backbone_weights
 
 PART = 0.25
 BATCH = 16

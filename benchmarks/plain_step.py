@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomalib_ckaad.channels_last import InstanceNorm
+from anomalib_ckaad.network.channels_last import InstanceNorm
 from anomalib_ckaad.torch_model import CkaadModel
 
 BETAS = (0.5, 0.999)

@@ -16,8 +16,8 @@ from machine import describe_machine, publish
 from torch.profiler import ProfilerActivity, profile
 from training_step import DEFAULT_SETUPS, SETUPS, Setup, build, make_batch, seconds_of, wait_for
 
-from anomalib_ckaad.precision import WORTHWHILE, bfloat16_speed_up
 from anomalib_ckaad.study.sections import markdown_table
+from anomalib_ckaad.training.precision import WORTHWHILE, bfloat16_speed_up
 
 KINDS = {
     "convolutions, backward": ("convolution_backward",),

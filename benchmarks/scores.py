@@ -37,11 +37,11 @@ from machine import mean_and_deviation, publish
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_ckaad.anomaly_map import image_score, join_stages
 from anomalib_ckaad.metrics.streaming import PixelMetric
+from anomalib_ckaad.scoring.anomaly_map import image_score, join_stages
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.weights.loading import load_backbone_weights
 
 QUANTILE = 0.99
 RANGE = (0.9, 0.995)

@@ -33,13 +33,13 @@ from calibration import (
 )
 from machine import mean_and_deviation, publish
 
-from anomalib_ckaad.anomaly_map import join_stages
-from anomalib_ckaad.data.texture_images import CATEGORIES, Category
-from anomalib_ckaad.data.textures import Textures
-from anomalib_ckaad.residuals import RECONSTRUCTION_PRIOR, reconstruction_share
+from anomalib_ckaad.data.textures.images import CATEGORIES, Category
+from anomalib_ckaad.data.textures.textures import Textures
+from anomalib_ckaad.scoring.anomaly_map import join_stages
+from anomalib_ckaad.scoring.residuals import RECONSTRUCTION_PRIOR, reconstruction_share
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.weights.loading import load_backbone_weights
 
 SHARES = {
     "all": 1.0,

@@ -62,7 +62,7 @@ WAYS = {
     "hook turned off": Way("hook", switch="0"),
     "hook": Way("hook"),
     "import anomalib_ckaad": Way("bare", "import anomalib_ckaad"),
-    HELP: Way("own", "from anomalib_ckaad.cli import main; main(['--help'])"),
+    HELP: Way("own", "from anomalib_ckaad.cli.main import main; main(['--help'])"),
     TORCH: Way("own", "import torch"),
 }
 COSTS = {

@@ -35,13 +35,13 @@ from lightning.pytorch import Callback
 from machine import describe_machine, publish, spread
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.read_once import SUBSETS, ReadOnce
-from anomalib_ckaad.feature_cache import FeatureCache
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
+from anomalib_ckaad.features.cache import FeatureCache
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.auroc import into_unit_range
-from anomalib_ckaad.presets import PRESETS
 from anomalib_ckaad.study.sections import markdown_table
+from anomalib_ckaad.training.presets import PRESETS
+from anomalib_ckaad.training.read_once import SUBSETS, ReadOnce
 
 BATCH = 32
 WAYS: dict[str, dict[str, Any]] = {

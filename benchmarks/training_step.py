@@ -30,14 +30,14 @@ from plain_step import PlainStep
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.fast_training import bfloat16_if, make_adam
-from anomalib_ckaad.memory_saving import save_memory
-from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
-from anomalib_ckaad.precision import WORTHWHILE, bfloat16_speed_up
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
+from anomalib_ckaad.network.grad_checkpointing import save_memory
+from anomalib_ckaad.network.objective import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.study.memory import peak_memory
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.training.precision import WORTHWHILE, bfloat16_speed_up
 
 MATRIX_SIDE = 4096
 LEARNING_RATES = (1e-3, 1e-4)

@@ -39,12 +39,12 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from anomalib_ckaad.anomaly_map import join_stages, stage_map
-from anomalib_ckaad.fast_training import bfloat16_if, make_adam
-from anomalib_ckaad.objectives import reconstruction_error
+from anomalib_ckaad.network.objective import reconstruction_error
+from anomalib_ckaad.scoring.anomaly_map import join_stages, stage_map
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.weights.loading import load_backbone_weights
 
 BATCH = 16
 RATE = 1e-3

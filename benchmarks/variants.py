@@ -36,10 +36,10 @@ from calibration import (
 from machine import mean_and_deviation, publish
 from torch import Tensor
 
-from anomalib_ckaad.anomaly_map import join_stages
+from anomalib_ckaad.scoring.anomaly_map import join_stages
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.weights.loading import load_backbone_weights
 
 LATER = 1000
 """Added to a seed for the second auto-encoder of a pair."""

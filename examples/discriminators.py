@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from anomalib_ckaad import Ckaad
-from anomalib_ckaad.channels_last import InstanceNorm
+from anomalib_ckaad.network.channels_last import InstanceNorm
 
 
 class NormalizedCkaad(Ckaad):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomalib_ckaad.reconstructor import Architecture
+from anomalib_ckaad.network.auto_encoder import Architecture
 
 FOLDER = Path(os.environ.get("CKAAD_GOLDEN_DIR") or Path(__file__).parent / "golden")
 

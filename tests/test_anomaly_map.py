@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
-from anomalib_ckaad.anomaly_map import anomaly_map, image_score, stage_map
+from anomalib_ckaad.scoring.anomaly_map import anomaly_map, image_score, stage_map
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 70), (9, 33), (1, 20)])

@@ -10,17 +10,18 @@ from anomalib.engine import Engine
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, IterableDataset
 
-from anomalib_ckaad import calibration
-from anomalib_ckaad.anomaly_map import TopK, stage_map
-from anomalib_ckaad.calibration import (
+from anomalib_ckaad.data import KnownAnomalies
+from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.scoring import calibration
+from anomalib_ckaad.scoring.anomaly_map import TopK, stage_map
+from anomalib_ckaad.scoring.calibration import (
     ResidualCalibration,
     ResidualMoments,
     place_of,
     whitening_of,
 )
-from anomalib_ckaad.data import KnownAnomalies, batches_again
-from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.residuals import reconstruction_share, residual_of
+from anomalib_ckaad.scoring.residuals import reconstruction_share, residual_of
+from anomalib_ckaad.training import training_images as batches_again
 from tests.conftest import make_folder_data
 
 SHAPE = (400, 6, 3, 5)

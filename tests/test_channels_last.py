@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomalib_ckaad.channels_last import InstanceNorm, cosine_of_maps, is_channels_last, unit_length
+from anomalib_ckaad.network.channels_last import InstanceNorm, cosine_of_maps, is_channels_last, unit_length
 
 PRECISIONS = [
     pytest.param(torch.float64, 1e-10, id="float64"),

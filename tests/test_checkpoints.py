@@ -15,12 +15,14 @@ import torch
 from anomalib.engine import Engine
 from anomalib.models import Padim
 
-from anomalib_ckaad import __version__, checkpoints
+from anomalib_ckaad import __version__
 from anomalib_ckaad.__main__ import main
-from anomalib_ckaad.checkpoints import CheckpointError, check_fit, loading_error, read_checkpoint
+from anomalib_ckaad.errors import CheckpointError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor
-from anomalib_ckaad.weights import load_backbone_weights
+from anomalib_ckaad.training import checkpoints
+from anomalib_ckaad.training.checkpoints import check_fit, loading_error, read_checkpoint
+from anomalib_ckaad.weights.loading import load_backbone_weights
 from tests.conftest import make_folder_data, write_images
 from tests.image_files import write_dicom
 

@@ -10,8 +10,9 @@ from typing import NoReturn
 import pytest
 
 import anomalib_ckaad
-from anomalib_ckaad import cli, config_files
 from anomalib_ckaad.__main__ import find_sentence
+from anomalib_ckaad.cli import configs as config_files
+from anomalib_ckaad.cli import main as cli
 
 
 def call(*arguments: str) -> int:
@@ -23,9 +24,9 @@ def call(*arguments: str) -> int:
 
 
 def replace_demo(monkeypatch: pytest.MonkeyPatch, run: Callable[[Path | None, Path], int]) -> None:
-    demo = ModuleType("anomalib_ckaad.demo")
+    demo = ModuleType("anomalib_ckaad.cli.demo")
     vars(demo)["run"] = run
-    monkeypatch.setitem(sys.modules, "anomalib_ckaad.demo", demo)
+    monkeypatch.setitem(sys.modules, "anomalib_ckaad.cli.demo", demo)
 
 
 def raise_(error: Exception) -> NoReturn:
@@ -34,7 +35,7 @@ def raise_(error: Exception) -> NoReturn:
 
 def test_help_and_version_need_no_torch() -> None:
     code = """import sys
-from anomalib_ckaad.cli import main
+from anomalib_ckaad.cli.main import main
 helps = [[name, "--help"] for name in ("demo", "convert", "weights", "doctor", "validate")]
 for arguments in (["--help"], ["--version"], ["config", "list"], ["weights", "list"], *helps):
     try:

@@ -8,7 +8,7 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, MVTecAD
 
 from anomalib_ckaad import Ckaad, KnownAnomalies
-from anomalib_ckaad.config_files import config_names, config_path, config_summary
+from anomalib_ckaad.cli.configs import config_names, config_path, config_summary
 from anomalib_ckaad.study.jobs import read_study
 from anomalib_ckaad.study.run_job import parse as parse_job
 from tests import paper_data

@@ -12,12 +12,11 @@ from anomalib.engine import Engine
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from anomalib_ckaad.data import converted_samples
-from anomalib_ckaad.data.conversion import write_converted
-from anomalib_ckaad.data.image_error import ImageFileError
-from anomalib_ckaad.data.intensities import IntensityError, IntensityRule
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.known_selection import KnownAnomaliesError
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.reading import converted_samples
+from anomalib_ckaad.data.reading.conversion import write_converted
+from anomalib_ckaad.data.reading.intensities import IntensityRule
+from anomalib_ckaad.errors import ImageFileError, IntensityError, KnownAnomaliesError
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data, write_images
 from tests.image_files import GREY, write_dicom, write_png, write_tiff, write_turned
@@ -136,7 +135,7 @@ def test_cache_is_used_again_and_never_stale(root: Path, cache: Path, monkeypatc
     assert len(written) == 12
     assert not list(cache.rglob(".*"))
     with monkeypatch.context() as patch:
-        patch.setattr("anomalib_ckaad.data.conversion.decode", lambda path: pytest.fail(f"read {path}"))
+        patch.setattr("anomalib_ckaad.data.reading.conversion.decode", lambda path: pytest.fail(f"read {path}"))
         ready(root)
     changed = root / "bad" / "000.png"
     write_png(changed, ramp(2000, 3000))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_ckaad import cli
-from anomalib_ckaad.data.convert_folder import converted_names
+from anomalib_ckaad.cli import main as cli
+from anomalib_ckaad.data.reading.convert_folder import converted_names
 from tests.conftest import write_images
 from tests.image_files import write_dicom, write_png, write_tiff, write_turned
 

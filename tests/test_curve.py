@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from anomalib_ckaad.cli import main
+from anomalib_ckaad.cli.main import main
 from anomalib_ckaad.study import curve
 from anomalib_ckaad.study.curve import CurveError, read_rows, run_curve
 from tests.conftest import write_images

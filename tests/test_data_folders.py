@@ -8,7 +8,7 @@ import pytest
 from anomalib.data import Folder
 from PIL import Image
 
-from anomalib_ckaad.data.folders import find_images, images_in
+from anomalib_ckaad.data.reading.folders import find_images, images_in
 
 
 def write_images(folder: Path, count: int, suffix: str = ".png", name: str = "{:03d}") -> None:

@@ -14,10 +14,10 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from anomalib_ckaad import ISIC2018, OCT2017, Br35H, ChestXray, CIFAR10OneClass, Ckaad, KnownAnomalies
-from anomalib_ckaad.data.known_selection import KnownAnomaliesError, count_for_ratio
-from anomalib_ckaad.data.labeled_data import LabeledData
-from anomalib_ckaad.data.labeled_images import LabeledImage, held_out_count, make_samples
-from anomalib_ckaad.data.layout import MissingDataError
+from anomalib_ckaad.data.known.selection import count_for_ratio
+from anomalib_ckaad.data.paper.labeled_data import LabeledData
+from anomalib_ckaad.data.paper.labeled_images import LabeledImage, held_out_count, make_samples
+from anomalib_ckaad.errors import KnownAnomaliesError, MissingDataError
 from tests import paper_data
 
 MAKERS: dict[type[LabeledData], Callable[[Path], Path]] = {

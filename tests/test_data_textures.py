@@ -12,10 +12,11 @@ from anomalib.data.utils import ValSplitMode
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
-from anomalib_ckaad.data import KnownAnomalies, Textures, texture_files, texture_images
-from anomalib_ckaad.data.painters import PAINTERS, paint
-from anomalib_ckaad.data.texture_files import TextureParameters, check_textures, write_textures
-from anomalib_ckaad.data.texture_images import (
+from anomalib_ckaad.data import KnownAnomalies, Textures
+from anomalib_ckaad.data.textures import files as texture_files
+from anomalib_ckaad.data.textures import images as texture_images
+from anomalib_ckaad.data.textures.files import TextureParameters, check_textures, write_textures
+from anomalib_ckaad.data.textures.images import (
     CATEGORIES,
     CROP,
     DEFECTS,
@@ -29,6 +30,7 @@ from anomalib_ckaad.data.texture_images import (
     photograph,
     render,
 )
+from anomalib_ckaad.data.textures.painters import PAINTERS, paint
 
 SMALL: dict[str, Any] = {
     "image_size": 64,

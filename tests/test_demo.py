@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from anomalib_ckaad import Ckaad, Textures, demo
-from anomalib_ckaad.config_files import config_path
-from anomalib_ckaad.data.painters import PAINTERS
+from anomalib_ckaad import Ckaad, Textures
+from anomalib_ckaad.cli import demo
+from anomalib_ckaad.cli.configs import config_path
+from anomalib_ckaad.data.textures.painters import PAINTERS
 from anomalib_ckaad.metrics.per_type import Scored
 from tests.test_data_folders import write_images, write_mvtec
 

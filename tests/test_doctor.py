@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from anomalib_ckaad import doctor, doctor_checks
-from anomalib_ckaad.doctor_checks import Check
-from anomalib_ckaad.weight_folders import WEIGHTS_VARIABLE
+from anomalib_ckaad.cli import doctor, doctor_checks
+from anomalib_ckaad.cli.doctor_checks import Check
+from anomalib_ckaad.weights.folders import WEIGHTS_VARIABLE
 from tests.test_cli import call
 
 

@@ -10,9 +10,9 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_ckaad.checked_cli import CheckedCLI
-from anomalib_ckaad.deployment import export as export_module
-from anomalib_ckaad.deployment.export import check_installed, export_at_once
+from anomalib_ckaad.cli.checked import CheckedCLI
+from anomalib_ckaad.export import export as export_module
+from anomalib_ckaad.export.whole import check_installed, export_at_once
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 

@@ -9,8 +9,8 @@ import torch
 from anomalib.engine import Engine
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.feature_cache import FeatureCache, is_fixed
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
+from anomalib_ckaad.features.cache import FeatureCache, is_fixed
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 

@@ -14,12 +14,12 @@ from anomalib.engine import Engine
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_ckaad import feature_folder
-from anomalib_ckaad.backbone import FrozenBackbone
-from anomalib_ckaad.fast_training import describe_transform, open_folder
-from anomalib_ckaad.feature_cache import FeatureCache
-from anomalib_ckaad.feature_folder import FeatureFolder, hash_image
+from anomalib_ckaad.features import folder as feature_folder
+from anomalib_ckaad.features.cache import FeatureCache
+from anomalib_ckaad.features.folder import FeatureFolder, hash_image
 from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.network.backbone import FrozenBackbone
+from anomalib_ckaad.training.fast_training import describe_transform, open_folder
 from tests.conftest import make_folder_data
 
 KEY = "ab" * 32

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_ckaad.backbone import FrozenBackbone
-from anomalib_ckaad.folding import fold_batch_norms
+from anomalib_ckaad.network.backbone import FrozenBackbone
+from anomalib_ckaad.network.folding import fold_batch_norms
 
 
 def trained(name: str, layers: tuple[int, ...]) -> FrozenBackbone:

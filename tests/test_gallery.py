@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_ckaad.gallery import Scale, choose, draw_gallery
+from anomalib_ckaad.cli.gallery import Scale, choose, draw_gallery
 from anomalib_ckaad.metrics.per_type import Scored
 
 

@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from anomalib_ckaad.anomaly_map import anomaly_map, image_score
-from anomalib_ckaad.discriminator import PatchDiscriminator
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.reconstructor import FeatureAutoEncoder
+from anomalib_ckaad.network.auto_encoder import FeatureAutoEncoder
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
+from anomalib_ckaad.scoring.anomaly_map import anomaly_map, image_score
 from tests.golden_files import GoldenFile, golden_paths
 
 FORWARD_BOUNDS = {torch.float64: 1e-6, torch.float32: 2e-3}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_ckaad.backbone import describe
-from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.reconstructor import Architecture, FeatureAutoEncoder
+from anomalib_ckaad.network.auto_encoder import Architecture, FeatureAutoEncoder
+from anomalib_ckaad.network.backbone import describe
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
 from tests.golden_files import GoldenFile, golden_paths
 
 

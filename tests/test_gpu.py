@@ -7,12 +7,12 @@ import pytest
 import torch
 from anomalib.engine import Engine
 
-from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.fast_training import make_adam
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.memory_saving import save_memory
-from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
+from anomalib_ckaad.network.grad_checkpointing import save_memory
+from anomalib_ckaad.network.objective import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.training.fast_training import make_adam
 from tests.conftest import make_folder_data
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

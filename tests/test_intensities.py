@@ -12,16 +12,15 @@ from pydicom import dcmread, encaps
 from pydicom.pixels.processing import apply_windowing
 from pydicom.uid import JPEGLSLossless
 
-from anomalib_ckaad.data.decoding import decode, needs_conversion, orientation_of, upright
-from anomalib_ckaad.data.image_error import ImageFileError
-from anomalib_ckaad.data.intensities import (
+from anomalib_ckaad.data.reading.decoding import decode, needs_conversion, orientation_of, upright
+from anomalib_ckaad.data.reading.intensities import (
     Decoded,
-    IntensityError,
     IntensityRule,
     percentile_limits,
     sample_pixels,
     to_eight_bits,
 )
+from anomalib_ckaad.errors import ImageFileError, IntensityError
 from tests.image_files import COLOR, GREY, write_dicom, write_png, write_pnm, write_tiff, write_turned
 
 DEEP = "more than 8 bits a channel"

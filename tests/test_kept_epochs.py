@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torchvision.transforms.v2 import Compose, RandomInvert, Resize
 
 from anomalib_ckaad import Ckaad
-from anomalib_ckaad.data import batches_again
+from anomalib_ckaad.training import training_images as batches_again
 from tests.conftest import make_folder_data
 from tests.test_calibration import make_model
 

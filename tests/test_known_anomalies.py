@@ -11,10 +11,10 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 from jsonargparse import ArgumentParser
 
-from anomalib_ckaad.data.intensities import IntensityError
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.known_batches import KnownAnomalyBatches
-from anomalib_ckaad.data.known_selection import KnownAnomaliesError, count_for_ratio, type_of
+from anomalib_ckaad.data.known.batches import KnownAnomalyBatches
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.known.selection import count_for_ratio, type_of
+from anomalib_ckaad.errors import IntensityError, KnownAnomaliesError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.seen_unseen import SeenUnseenEvaluator, seen_and_unseen
 from tests.conftest import make_folder_data, write_images
@@ -151,7 +151,7 @@ def test_order_of_epochs_differs_and_follows_the_global_seed() -> None:
 
 
 def test_processes_share_the_normal_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = "anomalib_ckaad.data.known_batches.distributed"
+    distributed = "anomalib_ckaad.data.known.batches.distributed"
     monkeypatch.setattr(f"{distributed}.is_initialized", lambda: True)
     monkeypatch.setattr(f"{distributed}.get_world_size", lambda: 2)
     seen = []

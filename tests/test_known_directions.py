@@ -11,14 +11,14 @@ from anomalib.data import AnomalibDataModule, Folder
 from anomalib.data.utils import LabelName
 from anomalib.engine import Engine
 
-from anomalib_ckaad import calibration as calibration_module
-from anomalib_ckaad import calibration_methods
-from anomalib_ckaad.calibration import ResidualCalibration, ResidualMoments
-from anomalib_ckaad.data import batches_again
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.known_directions import PRIOR, StandingOut, emphasis_of, emphasis_weight
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.residuals import reconstruction_share
+from anomalib_ckaad.scoring import calibration as calibration_module
+from anomalib_ckaad.scoring.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.scoring.known_directions import PRIOR, StandingOut, emphasis_of, emphasis_weight
+from anomalib_ckaad.scoring.residuals import reconstruction_share
+from anomalib_ckaad.training import calibration_methods
+from anomalib_ckaad.training import training_images as batches_again
 from tests.conftest import make_folder_data
 
 SIZE, POSITIONS = 6, 100

@@ -19,11 +19,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_ckaad import fitting_methods, lightning_model
+from anomalib_ckaad import lightning_model
 from anomalib_ckaad.data import KnownAnomalies
-from anomalib_ckaad.data.image_error import ImageFileError
+from anomalib_ckaad.errors import ImageFileError, NonFiniteLossError
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.objectives import STRATEGIES, NonFiniteLossError
+from anomalib_ckaad.network.objective import STRATEGIES
+from anomalib_ckaad.training import fitting_methods
 from tests.conftest import make_folder_data, write_images
 from tests.image_files import write_dicom, write_png, write_turned
 

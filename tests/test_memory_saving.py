@@ -14,14 +14,14 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from anomalib_ckaad import memory_saving
-from anomalib_ckaad.discriminator import PatchDiscriminator, make_discriminator
-from anomalib_ckaad.fast_training import bfloat16_if, make_adam
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.memory_saving import save_memory
-from anomalib_ckaad.objectives import STRATEGIES, Objective, StrategyName, alternating_step
-from anomalib_ckaad.reconstructor import NormName
+from anomalib_ckaad.network import grad_checkpointing as memory_saving
+from anomalib_ckaad.network.auto_encoder import NormName
+from anomalib_ckaad.network.discriminator import PatchDiscriminator, make_discriminator
+from anomalib_ckaad.network.grad_checkpointing import save_memory
+from anomalib_ckaad.network.objective import STRATEGIES, Objective, StrategyName, alternating_step
 from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
 from tests.conftest import make_folder_data, write_images
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomalib_ckaad.objectives import (
+from anomalib_ckaad.errors import NonFiniteLossError
+from anomalib_ckaad.network.objective import (
     STRATEGIES,
-    NonFiniteLossError,
     Objective,
     StrategyName,
     alternating_step,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from anomalib_ckaad.discriminator import PatchDiscriminator
-from anomalib_ckaad.objectives import STRATEGIES, Objective, alternating_step
+from anomalib_ckaad.network.discriminator import PatchDiscriminator
+from anomalib_ckaad.network.objective import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.torch_model import CkaadModel
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -15,7 +15,7 @@ from anomalib.models import get_model, list_models
 from anomalib.models.components import AnomalibModule
 
 import anomalib_ckaad
-from anomalib_ckaad import plugin
+from anomalib_ckaad.host import registration as plugin
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"backbone": "resnet18", "layers": [1, 2], "pre_trained": False, "image_size": 64}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from anomalib.engine import Engine
 
-from anomalib_ckaad import precision
-from anomalib_ckaad.feature_cache import FeatureCache
+from anomalib_ckaad.features.cache import FeatureCache
 from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.training import precision
 from tests.conftest import make_folder_data
 
 CPU, FLOAT = torch.device("cpu"), torch.float32

@@ -15,10 +15,10 @@ from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torchvision.transforms.v2 import Normalize, RandomHorizontalFlip
 
-from anomalib_ckaad.data.read_once import ReadImagesOnce, ReadOnce, Room
-from anomalib_ckaad.feature_folder import GIB
+from anomalib_ckaad.features.folder import GIB
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.training.read_once import ReadImagesOnce, ReadOnce, Room
 from tests.conftest import make_folder_data
 from tests.test_feature_cache import fit
 

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
+from anomalib_ckaad.host.exact_resize import ExactResize, exact_resizes, resize_matrix
+from anomalib_ckaad.host.pre_processor import make_pre_processor, resize_exactly
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.preprocessing import make_pre_processor, resize_exactly
-from anomalib_ckaad.resize import ExactResize, exact_resizes, resize_matrix
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -40,7 +40,7 @@ def site(tmp_path: Path) -> Path:
             "anomalib/__init__.py": "",
             "anomalib/models/__init__.py": "def get_model():\n    return 'the model'\n",
             "anomalib_ckaad/__init__.py": "",
-            "anomalib_ckaad/plugin.py": PLUGIN,
+            "anomalib_ckaad/host/registration.py": PLUGIN,
         },
     )
     shutil.copy(HOOK, folder)
@@ -68,7 +68,7 @@ def output(site: Path, code: str, *options: str, **environment: str) -> str:
 
 
 def test_plugin_registers_once_after_anomalib_models_has_run_and_the_finder_leaves(site: Path) -> None:
-    code = f"{INSTALLED} import anomalib.models, anomalib_ckaad.plugin as p; print(p.registrations, {COUNT})"
+    code = f"{INSTALLED} import anomalib.models, anomalib_ckaad.host.registration as p; print(p.registrations, {COUNT})"
     assert output(site, code) == "['the model'] 0"
 
 
@@ -115,7 +115,7 @@ print(type(spec.loader) is importlib.machinery.SourceFileLoader, spec.loader is 
 def test_looking_for_anomalib_without_importing_it_does_not_use_the_hook_up(site: Path) -> None:
     code = f"""{INSTALLED} from importlib.util import find_spec
 first, second = find_spec("anomalib.models"), find_spec("anomalib.models")
-import anomalib.models, anomalib_ckaad.plugin as p
+import anomalib.models, anomalib_ckaad.host.registration as p
 print(first.origin == second.origin == anomalib.models.__file__, p.registrations)"""
     assert output(site, code) == "True ['the model']"
 
@@ -135,7 +135,7 @@ try:
 except IndexError as error:
     print(error, {COUNT})
 builtins.attempts.append(1)
-import anomalib.models, anomalib_ckaad.plugin as p
+import anomalib.models, anomalib_ckaad.host.registration as p
 print(p.registrations, {COUNT})"""
     assert output(site, code).splitlines() == ["pop from empty list 1", "['late'] 0"]
 
@@ -156,7 +156,7 @@ def test_missing_anomalib_is_reported_as_ever(site: Path) -> None:
     ],
 )
 def test_broken_plugin_warns_and_leaves_anomalib_alone(site: Path, plugin: str, reason: str) -> None:
-    write(site, {"anomalib_ckaad/plugin.py": plugin})
+    write(site, {"anomalib_ckaad/host/registration.py": plugin})
     done = run(site, f"{INSTALLED} import anomalib.models; print(anomalib.models.get_model())")
     assert (done.returncode, done.stdout) == (0, "the model\n")
     assert "RuntimeWarning: Expected anomalib-ckaad to register its model, " + reason in done.stderr
@@ -164,7 +164,7 @@ def test_broken_plugin_warns_and_leaves_anomalib_alone(site: Path, plugin: str, 
 
 
 def test_broken_plugin_does_not_raise_where_warnings_are_errors(site: Path) -> None:
-    write(site, {"anomalib_ckaad/plugin.py": "raise RuntimeError('broken')"})
+    write(site, {"anomalib_ckaad/host/registration.py": "raise RuntimeError('broken')"})
     done = run(site, f"{INSTALLED} import anomalib.models; print(anomalib.models.get_model())", "-W", "error")
     assert (done.returncode, done.stdout) == (0, "the model\n")
     assert done.stderr.startswith("Expected anomalib-ckaad to register")
@@ -180,10 +180,10 @@ def test_threads_importing_at_once_all_get_their_modules(site: Path) -> None:
     write(site, {"anomalib/models/__init__.py": slow, "anomalib_ckaad/model.py": "import anomalib.models\n"})
     code = f"""{INSTALLED} from importlib import import_module
 from threading import Thread
-names = ["anomalib.models", "anomalib_ckaad.model", "anomalib_ckaad.plugin"] * 4
+names = ["anomalib.models", "anomalib_ckaad.model", "anomalib_ckaad.host.registration"] * 4
 threads = [Thread(target=import_module, args=[name]) for name in names]
 [thread.start() for thread in threads]; [thread.join() for thread in threads]
-print(sys.modules["anomalib_ckaad.plugin"].registrations, {COUNT})"""
+print(sys.modules["anomalib_ckaad.host.registration"].registrations, {COUNT})"""
     assert output(site, code) == "['the model'] 0"
 
 
@@ -196,7 +196,7 @@ class Nosy:
             found = [finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self]
             return next(spec for spec in found if spec)
 sys.meta_path.insert({position}, Nosy())
-import anomalib.models, anomalib_ckaad.plugin as p
+import anomalib.models, anomalib_ckaad.host.registration as p
 print(p.registrations, {COUNT})"""
     assert output(site, code) == "['the model'] 0"
 
@@ -228,8 +228,8 @@ class Finder:
         return ModuleSpec(name, loader) if name in ("anomalib.models", "other") else None
 sys.meta_path.insert(1, Finder())
 from importlib.util import find_spec
-find_spec("anomalib.models"); import other; print("anomalib_ckaad.plugin" in sys.modules, {COUNT})
-import anomalib.models, anomalib_ckaad.plugin as p; print(p.registrations, vars(loader))"""
+find_spec("anomalib.models"); import other; print("anomalib_ckaad.host.registration" in sys.modules, {COUNT})
+import anomalib.models, anomalib_ckaad.host.registration as p; print(p.registrations, vars(loader))"""
     assert output(site, code).splitlines() == ["False 1", "['anomalib.models'] {}"]
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.study import run_job
-from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
+from anomalib_ckaad.study.jobs import Job, Study, read_study
 from anomalib_ckaad.study.runner import _about, _result, _Running, _start, check_jobs, run_study
 from anomalib_ckaad.study.store import Store
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_ckaad import cli
+from anomalib_ckaad.cli import main as cli
+from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.gallery import make_cards
-from anomalib_ckaad.study.jobs import Job, Study, StudyError
+from anomalib_ckaad.study.jobs import Job, Study
 from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.study.store import FILE_NAME, Store

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
+from anomalib_ckaad.errors import StudyError
+from anomalib_ckaad.study.jobs import Job, Study, read_study
 from anomalib_ckaad.study.store import Store, missing_jobs
 
 JOBS = tuple(Job(method, "tile", seed, {"model": method}) for method in ("a", "b") for seed in (0, 1))

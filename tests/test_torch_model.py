@@ -7,9 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from anomalib_ckaad.backbone import FrozenBackbone, build_on_meta, describe, list_stages, resolve_layers
-from anomalib_ckaad.discriminator import ImageDiscriminator, PatchDiscriminator
-from anomalib_ckaad.reconstructor import FeatureAutoEncoder
+from anomalib_ckaad.network.auto_encoder import FeatureAutoEncoder
+from anomalib_ckaad.network.backbone import FrozenBackbone, build_on_meta, describe, list_stages, resolve_layers
+from anomalib_ckaad.network.discriminator import ImageDiscriminator, PatchDiscriminator
 from anomalib_ckaad.torch_model import CkaadModel
 
 BACKBONES = [

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_ckaad import cli
-from anomalib_ckaad.deployment import export
-from anomalib_ckaad.deployment.images import find_test_images
-from anomalib_ckaad.deployment.runtimes import Array, Exported, load_exported
-from anomalib_ckaad.deployment.validate import Comparison, compare, make_table
+from anomalib_ckaad.cli import main as cli
+from anomalib_ckaad.export import export
+from anomalib_ckaad.export.runtimes import Array, Exported, load_exported
+from anomalib_ckaad.export.test_images import find_test_images
+from anomalib_ckaad.export.validate import Comparison, compare, make_table
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import write_images
 from tests.test_export import tiny
@@ -143,7 +143,7 @@ def test_bad_input_ends_in_one_sentence(
     data = tmp_path / name if name in {"empty", "none", "config"} else images / "Good"
     checkpoint = tmp_path / "model.ckpt"
     if name == "ckpt":
-        from anomalib_ckaad.deployment import validate  # noqa: PLC0415
+        from anomalib_ckaad.export import validate  # noqa: PLC0415
 
         monkeypatch.setattr(validate, "load_exported", lambda *_: None)
     command = ["validate", "--ckpt", str(checkpoint), "--exported", str(exported), "--data", str(data)]

@@ -13,13 +13,13 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from anomalib_ckaad import fetch_weights as fetch_module
-from anomalib_ckaad import hub
-from anomalib_ckaad import weights as weights_module
-from anomalib_ckaad.backbone import FrozenBackbone
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.weight_folders import WEIGHTS_VARIABLE, list_folders, weights_root
-from anomalib_ckaad.weights import PACKAGED_NORMALIZATION, load_backbone_weights, normalization
+from anomalib_ckaad.network.backbone import FrozenBackbone
+from anomalib_ckaad.weights import fetch as fetch_module
+from anomalib_ckaad.weights import hub
+from anomalib_ckaad.weights import loading as weights_module
+from anomalib_ckaad.weights.folders import WEIGHTS_VARIABLE, list_folders, weights_root
+from anomalib_ckaad.weights.loading import PACKAGED_NORMALIZATION, load_backbone_weights, normalization
 from tests.test_cli import call
 
 

@@ -8,9 +8,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from anomalib_ckaad import weights as weights_module
-from anomalib_ckaad.backbone import FrozenBackbone
-from anomalib_ckaad.weights import WeightsError, check_weights, load_backbone_weights, normalization
+from anomalib_ckaad.errors import WeightsError
+from anomalib_ckaad.network.backbone import FrozenBackbone
+from anomalib_ckaad.weights import loading as weights_module
+from anomalib_ckaad.weights.loading import check_weights, load_backbone_weights, normalization
 
 
 def some_weights(backbone: str) -> dict[str, torch.Tensor]:

@@ -10,9 +10,9 @@ from anomalib.models.components import AnomalibModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomalib_ckaad.backbone import FrozenBackbone, describe
-from anomalib_ckaad.preprocessing import make_pre_processor
-from anomalib_ckaad.weights import check_weights, load_backbone_weights, normalization
+from anomalib_ckaad.host.pre_processor import make_pre_processor
+from anomalib_ckaad.network.backbone import FrozenBackbone, describe
+from anomalib_ckaad.weights.loading import check_weights, load_backbone_weights, normalization
 
 ObjectiveName = Literal["devnet", "deep_sad"]
 MARGIN = 5.0

@@ -15,7 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from anomalib_ckaad.data.known_selection import types_of
+from anomalib_ckaad.data.known.selection import types_of
+from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
 from anomalib_ckaad.study.sections import markdown_table, write_section
@@ -24,7 +25,7 @@ COLUMNS = ("count", "seed", "type", "images", "image_AUROC", "pixel_AUPRO")
 KNOWN = "KnownAnomalies"
 
 
-class CurveError(ValueError):
+class CurveError(StudyError):
     """A curve cannot be drawn from what was given."""
 
 

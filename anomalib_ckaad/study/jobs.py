@@ -14,13 +14,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from anomalib_ckaad.errors import StudyError
+
 KEYS = {"name", "seeds", "trainer", "data", "methods"}
 METHOD_KEYS = {"class_path", "init_args", "vary", "trainer", "use"}
 DATA_KEYS = {"class_path", "init_args", "vary"}
-
-
-class StudyError(ValueError):
-    """A study cannot be made or gone on with as asked."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.study.gallery import make_cards
-from anomalib_ckaad.study.jobs import StudyError
 from anomalib_ckaad.study.plots import all_plots
 from anomalib_ckaad.study.results import Results
 from anomalib_ckaad.study.sections import markdown_table, write_section

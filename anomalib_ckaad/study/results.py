@@ -12,9 +12,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from anomalib_ckaad.data.known_selection import UNTYPED
+from anomalib_ckaad.data.known.selection import UNTYPED
+from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
-from anomalib_ckaad.study.jobs import StudyError
 from anomalib_ckaad.study.statistics import Paired
 from anomalib_ckaad.study.store import DONE, NAMES, SCORES, Store
 

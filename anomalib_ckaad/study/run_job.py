@@ -28,13 +28,14 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from jsonargparse import ArgumentError, ArgumentParser
 
-from anomalib_ckaad.data.images import check_image_files
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.known_selection import types_of
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.known.selection import types_of
+from anomalib_ckaad.data.reading.image_files import check_image_files
+from anomalib_ckaad.errors import StudyError
+from anomalib_ckaad.host.registration import register
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
-from anomalib_ckaad.plugin import register
 from anomalib_ckaad.study.collect import Collector
-from anomalib_ckaad.study.jobs import Job, StudyError
+from anomalib_ckaad.study.jobs import Job
 from anomalib_ckaad.study.memory import peak_memory
 from anomalib_ckaad.study.reasons import is_full, last_problem, no_room, reason_of
 from anomalib_ckaad.study.store import SCORES

@@ -20,7 +20,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from anomalib_ckaad.study.jobs import Job, Study, StudyError, read_study
+from anomalib_ckaad.errors import StudyError
+from anomalib_ckaad.study.jobs import Job, Study, read_study
 from anomalib_ckaad.study.reasons import is_full, last_problem, no_room, reason_of
 from anomalib_ckaad.study.store import DONE, FAILED, SCORES, Store, is_result, missing_jobs
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anomalib_ckaad.study.jobs import Job, Study, StudyError
+from anomalib_ckaad.errors import StudyError
+from anomalib_ckaad.study.jobs import Job, Study
 
 FILE_NAME = "study.jsonl"
 SCORES = "scores.npz"

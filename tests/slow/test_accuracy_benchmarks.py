@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomalib_ckaad.objectives import discriminator_loss
+from anomalib_ckaad.network.objective import discriminator_loss
 from tests.conftest import write_images
 from tests.slow.benchmark_runs import ROOT, run, run_to_its_end
 

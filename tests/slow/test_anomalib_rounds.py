@@ -10,8 +10,8 @@ from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 
-from anomalib_ckaad.anomaly_map import TopK
 from anomalib_ckaad.lightning_model import Ckaad
+from anomalib_ckaad.scoring.anomaly_map import TopK
 from tests.conftest import make_folder_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

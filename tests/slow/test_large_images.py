@@ -13,7 +13,7 @@ from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_ckaad import Ckaad
-from anomalib_ckaad.weights import normalization
+from anomalib_ckaad.weights.loading import normalization
 from tests.conftest import write_images
 
 DOCS = Path(__file__).parents[2] / "docs"

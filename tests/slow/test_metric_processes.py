@@ -9,9 +9,9 @@ from anomalib.data import ImageBatch
 from torch import distributed, multiprocessing
 
 from anomalib_ckaad import metrics
-from anomalib_ckaad.calibration import ResidualMoments
-from anomalib_ckaad.known_directions import StandingOut
 from anomalib_ckaad.metrics.threshold_range import NAMES
+from anomalib_ckaad.scoring.calibration import ResidualMoments
+from anomalib_ckaad.scoring.known_directions import StandingOut
 from anomalib_ckaad.thresholds.metrics import ImageThreshold, PixelThreshold
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

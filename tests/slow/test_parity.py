@@ -16,9 +16,9 @@ from anomalib.engine import Engine
 from PIL import Image
 from torch.nn import functional
 
-from anomalib_ckaad import cli
-from anomalib_ckaad.data.textures import Textures
-from anomalib_ckaad.deployment.runtimes import load_exported
+from anomalib_ckaad.cli import main as cli
+from anomalib_ckaad.data.textures.textures import Textures
+from anomalib_ckaad.export.runtimes import load_exported
 from anomalib_ckaad.lightning_model import Ckaad
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

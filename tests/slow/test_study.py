@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from anomalib_ckaad import cli
+from anomalib_ckaad.cli import main as cli
 from anomalib_ckaad.study.run_job import SCORES
 from anomalib_ckaad.study.store import FILE_NAME
 
@@ -149,7 +149,7 @@ def test_an_interrupted_study_leaves_no_process_and_goes_on(
     config = config_of(tmp_path, PaDiM=PADIM)
     # Ctrl-C counts, also where these tests run in a shell's background, which ignores it.
     heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heeded}; import sys; from anomalib_ckaad.cli import main; sys.exit(main())"
+    program = f"{heeded}; import sys; from anomalib_ckaad.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "study", "--config", str(config)]
     with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120

@@ -7,9 +7,9 @@ from anomalib.data import Folder
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.texture_images import make_image
-from anomalib_ckaad.data.textures import Textures
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
+from anomalib_ckaad.data.textures.images import make_image
+from anomalib_ckaad.data.textures.textures import Textures
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.per_type import Scored, score_types
 

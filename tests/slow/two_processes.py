@@ -14,8 +14,8 @@ import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
 
-from anomalib_ckaad.data.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.known_batches import KnownAnomalyBatches
+from anomalib_ckaad.data.known.batches import KnownAnomalyBatches
+from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 

@@ -1,0 +1,1 @@
+"""The commands of ``anomalib-ckaad``, one module each."""

@@ -1,0 +1,1 @@
+"""Image files of every kind: which anomalib would misread, and how to read them rightly."""

@@ -1,0 +1,172 @@
+"""``anomalib-ckaad convert``: a folder of images of any kind, mirrored as images that anomalib reads rightly."""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anomalib_ckaad.data.reading.atomic_folder import write_at_once
+from anomalib_ckaad.data.reading.conversion import (
+    IMAGE_SUFFIXES,
+    base_name,
+    command_for_more,
+    count_reasons,
+    describe_rule,
+    find_dataset_limits,
+    write_converted,
+)
+from anomalib_ckaad.data.reading.decoding import TURNED, Reason, needs_conversion
+from anomalib_ckaad.data.reading.dicom import DICOM_HEAD, has_dicom_magic
+from anomalib_ckaad.data.reading.intensities import PERCENTILES, Intensities, IntensityRule, Limits
+from anomalib_ckaad.errors import ConversionError
+
+
+@dataclass
+class Plan:
+    """What becomes of each file of a folder, by path within it."""
+
+    converted: dict[Path, Reason] = field(default_factory=dict)
+    images: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
+    others: int = 0
+
+
+def convert_folder(
+    source: Path,
+    target: Path,
+    intensities: Intensities = "dataset",
+    percentiles: Limits = PERCENTILES,
+    normal: Sequence[str] = (),
+    masks: Sequence[str] = (),
+) -> str:
+    """Mirror a folder with all images upright and of 8 bits.
+
+    Args:
+        source: Folder of images, in folders or not.
+        target: Folder that does not exist yet, or is empty.
+        intensities: As for ``IntensityRule``.
+        percentiles: Which, in percent.
+        normal: Folders in ``source`` with the normal training images, over which percentiles of the ``dataset`` are
+            taken; without them over all images.
+        masks: Folders in ``source`` whose files are copied as they are.
+
+    Returns:
+        What was done, in plain words.
+
+    Raises:
+        ConversionError: If a folder is missing, or ``target`` is not empty or lies in ``source``, or there is no image.
+        ImageFileError: If an image cannot be read; nothing is written then.
+        IntensityError: If low and high cannot be found.
+    """
+    rule = IntensityRule(intensities, percentiles)
+    _check_folders(source, target, [*normal, *masks])
+    plan = _plan(source, masks)
+    if not plan.converted and not plan.images:
+        msg = f"Expected images in {source}, got none. Do correct the path."
+        raise ConversionError(msg)
+    deep = [
+        source / path for path, reason in plan.converted.items() if reason != TURNED and _is_in(path, normal or ["."])
+    ]
+    rule = find_dataset_limits(rule, deep)
+    names = converted_names([*plan.images, *plan.masks], list(plan.converted))
+
+    def write(folder: Path) -> None:
+        for path in (*plan.images, *plan.masks):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / path, folder / path)
+        for path, name in names.items():
+            write_converted(source / path, folder / name, rule)
+
+    if target.is_dir():
+        target.rmdir()  # an empty one, which cannot be renamed over everywhere
+    if not write_at_once(target, write):
+        msg = f"Expected {target} to be free, got a folder made meanwhile. Do name another target."
+        raise ConversionError(msg)
+    return _report(plan, rule, over="normal" if normal else "all")
+
+
+def converted_names(copied: Sequence[Path], converted: Sequence[Path]) -> dict[Path, Path]:
+    """Names of the PNG files that images become, none of them twice and none a copied file's.
+
+    Example:
+        >>> names = converted_names([Path("c.png")], [Path("a.dcm"), Path("b.dcm"), Path("b.tif"), Path("c.dcm")])
+        >>> [str(name) for name in names.values()]
+        ['a.png', 'b.dcm.png', 'b.tif.png', 'c.dcm.png']
+    """
+
+    def key(path: Path) -> str:
+        return str(path).lower()  # some disks do not tell a from A
+
+    short = {path: path.with_name(f"{base_name(path)}.png") for path in converted}
+    uses = Counter(key(name) for name in (*short.values(), *copied))
+    taken = {key(path) for path in copied}
+    names = {}
+    for path, name in short.items():
+        chosen = path.with_name(f"{path.name}.png") if uses[key(name)] > 1 else name
+        while key(chosen) in taken:
+            chosen = chosen.with_name(f"{chosen.stem}_.png")
+        taken.add(key(chosen))
+        names[path] = chosen
+    return names
+
+
+def _check_folders(source: Path, target: Path, inner: Sequence[str]) -> None:
+    if not source.is_dir():
+        msg = f"Expected SOURCE to be a folder of images, got {source}. Do correct the path."
+        raise ConversionError(msg)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        msg = f"Expected TARGET to be a new or an empty folder, got {target}. Do name another."
+        raise ConversionError(msg)
+    if target.resolve().is_relative_to(source.resolve()):
+        msg = f"Expected TARGET outside of SOURCE, got {target} in {source}. Do name another."
+        raise ConversionError(msg)
+    for name in inner:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not (source / name).is_dir():
+            msg = f"Expected --normal and --masks to be folders in {source}, got {name}. Do correct it."
+            raise ConversionError(msg)
+
+
+def _plan(source: Path, masks: Sequence[str]) -> Plan:
+    plan = Plan()
+    for path in sorted(source.rglob("*")):
+        inner = path.relative_to(source)
+        if not path.is_file():
+            continue
+        if _is_in(inner, masks):
+            plan.masks.append(inner)
+        elif any(part.startswith(".") for part in inner.parts) or not _is_image(path):
+            plan.others += 1
+        elif (reason := needs_conversion(path)) is None:
+            plan.images.append(inner)
+        else:
+            plan.converted[inner] = reason
+    return plan
+
+
+def _is_in(path: Path, folders: Sequence[str]) -> bool:
+    return any(path.is_relative_to(Path(folder)) for folder in folders)
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        return has_dicom_magic(file.read(DICOM_HEAD)) and path.name.upper() != "DICOMDIR"
+
+
+def _report(plan: Plan, rule: IntensityRule, over: str) -> str:
+    kinds = list(plan.converted.values())
+    parts = []
+    if kinds:
+        how = describe_rule(rule, kinds, over)
+        parts.append(f"converted {_count(len(kinds), 'image')} ({count_reasons(kinds)}), with {how}")
+    parts.append(f"copied {_count(len(plan.images), 'image')} and {_count(len(plan.masks), 'mask')}")
+    parts.append(f"skipped {_count(plan.others, 'other file')}")
+    sentence = "; ".join(parts)
+    more = f" {command_for_more(rule, kinds)} does the same to new images." if kinds else ""
+    return f"{sentence[0].upper()}{sentence[1:]}.{more}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

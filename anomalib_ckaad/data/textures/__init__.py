@@ -1,0 +1,1 @@
+"""Textures that need no download."""

@@ -1,0 +1,299 @@
+"""Checkpoints: loaded without running code of theirs, and checked before a model takes them."""
+
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anomalib
+import lightning.pytorch as pl
+from anomalib.engine.plugins import AnomalibCheckpointIO
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from anomalib_ckaad import __version__
+from anomalib_ckaad.errors import CheckpointError
+from anomalib_ckaad.thresholds.post_processor import post_processor_of
+
+logger = logging.getLogger(__name__)
+
+OWN_PARTS = ("model.", "discriminator.")
+MEASURED = "model.calibration."
+"""What is measured at the end of a training: as large as its maps were, and nothing for another one to begin with."""
+# The tensors must fit these arguments; those that follow change scores without any tensor noticing.
+SHAPING = ("backbone", "layers", "norm", "strategy")
+SCORING = ("score_top_k", "output_relu", "image_size")
+CALIBRATING = ("emphasize_known", "reconstruction_prior")
+ONLY_PLAIN = "Expected weights_only=True, got False. Do leave it out: checkpoints of Ckaad hold plain data only."
+LIGHTNINGS_OWN = {"state_dict", "pytorch-lightning_version"}
+FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)|type ([\w.]+) whose|(?:class|function) '?([\w.]+)")
+
+
+class SafeCheckpointIO(AnomalibCheckpointIO):
+    """anomalib's reader of checkpoints, which never runs code of theirs, and says in one sentence what is wrong.
+
+    A trainer leaves ``weights_only`` open, and then an environment variable, or an address that begins with http, turns
+    it off.
+    """
+
+    def load_checkpoint(
+        self,
+        path: Any,  # noqa: ANN401 - Lightning's
+        map_location: Any = None,  # noqa: ANN401
+        weights_only: bool | None = True,  # noqa: FBT001, FBT002
+    ) -> dict[str, Any]:
+        """Load a checkpoint of tensors and plain data.
+
+        Raises:
+            CheckpointError: If it is missing, unreadable or holds anything else, or if ``weights_only`` is False.
+        """
+        if weights_only is False:
+            raise CheckpointError(ONLY_PLAIN)
+        _check_path(path)
+        try:
+            _check_sums(path)
+            content: Any = super().load_checkpoint(path, map_location, weights_only=True)
+        except Exception as error:  # truncated zip, bad header, foreign pickle: many types, one meaning
+            raise CheckpointError(loading_error(path, error)) from error
+        if not isinstance(content, dict) or not content.keys() >= LIGHTNINGS_OWN:
+            raise CheckpointError(_not_ours(path))
+        return content
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Content of a checkpoint on the CPU, without running code of it.
+
+    Raises:
+        CheckpointError: If it is missing, unreadable, unsafe, or not of a Ckaad.
+    """
+    content = SafeCheckpointIO().load_checkpoint(path, "cpu")
+    check_kind(content, path)
+    return content
+
+
+def loading_arguments(path: object, *arguments: Any, **named: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's
+    """Named arguments for Lightning's ``load_from_checkpoint``, of a checkpoint that was looked at.
+
+    Args:
+        path: The checkpoint; an open file is left to Lightning.
+        *arguments: Lightning's arguments in order: ``map_location``, ``hparams_file``, ``strict``, ``weights_only``.
+        **named: Its arguments and the model's by name.
+
+    Returns:
+        Those by name, with no pre-trained weights to look for, and the post-processor that the checkpoint was written
+        with, unless they say otherwise.
+
+    Raises:
+        CheckpointError: If the file is missing, unreadable, unsafe or of another model, or code is allowed to run.
+    """
+    named = {"pre_trained": False, "warm_start": None, **named}
+    if isinstance(path, str | Path) and "://" not in str(path):
+        content = read_checkpoint(path)
+        named.setdefault("post_processor", post_processor_of(content.get("anomalib_post_processor_config")))
+    if False in (named.get("weights_only", True), *arguments[3:]):
+        raise CheckpointError(ONLY_PLAIN)
+    return named
+
+
+def load_safely(trainer: pl.Trainer) -> None:
+    """Make a trainer read ``ckpt_path`` with ``SafeCheckpointIO``, unless it was given a reader of the user's own."""
+    reader = trainer.strategy.checkpoint_io
+    if type(reader) in {AnomalibCheckpointIO, TorchCheckpointIO}:
+        trainer.strategy.checkpoint_io = SafeCheckpointIO(getattr(reader, "extra_safe_globals", None))
+
+
+def loading_error(path: object, error: Exception) -> str:
+    """What to say when a file of tensors cannot be loaded: that it holds code, or that it is damaged.
+
+    Example:
+        >>> loading_error("a.ckpt", EOFError("Ran out of input"))
+        'Expected a readable file of tensors, got a.ckpt (EOFError). Do copy it again from where it was written.'
+    """
+    found = FORBIDDEN.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if found is not None:
+        name = next(filter(None, found.groups()))
+        return (
+            f"Expected a file of tensors and plain data, got {path}, which asks for {name}: code that would run on "
+            "loading. Do not load it by other means unless you trust its source."
+        )
+    return (
+        f"Expected a readable file of tensors, got {path} ({type(error).__name__}). "
+        "Do copy it again from where it was written."
+    )
+
+
+def check(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Check a checkpoint that a model is about to load, and warn of one that is newer than this package.
+
+    Raises:
+        CheckpointError: If it is of another model or architecture.
+    """
+    check_kind(checkpoint)
+    check_fit(model, checkpoint)
+    warn_of_newer(checkpoint)
+
+
+def check_kind(checkpoint: Mapping[str, Any], path: object = "it") -> None:
+    """Check that a checkpoint is of a Ckaad.
+
+    Raises:
+        CheckpointError: If it is of another model, or no checkpoint.
+    """
+    tensors = checkpoint.get("state_dict")
+    if not isinstance(tensors, Mapping) or not any(name.startswith("model.auto_encoder.") for name in tensors):
+        raise CheckpointError(_not_ours(path))
+
+
+def check_fit(model: pl.LightningModule, checkpoint: Mapping[str, Any], *, warm_start: bool = False) -> None:
+    """Check that a checkpoint's tensors are those of a model, and warn of arguments that change scores.
+
+    Args:
+        model: The Ckaad that is to take them.
+        checkpoint: What ``read_checkpoint`` gives.
+        warm_start: Whether training is to begin with them: a discriminator of another strategy is then left out.
+
+    Raises:
+        CheckpointError: If a tensor is missing, too many, or of another shape.
+    """
+    own, theirs = _own_parts(model.state_dict()), _own_parts(_state(checkpoint))
+    surplus = [name for name in theirs if name not in own and not (warm_start and name.startswith("discriminator."))]
+    unfit = [name for name, value in own.items() if name not in theirs or theirs[name].shape != value.shape]
+    if unfit or surplus:
+        name = (unfit or surplus)[0]
+        raise CheckpointError(_misfit(model, checkpoint, name, own.get(name), theirs.get(name)))
+    if not warm_start:
+        differing = _differences(model, checkpoint, SCORING)
+        if differing:
+            told = ", ".join(f"{name} {theirs!r}, not {own!r}" for name, (own, theirs) in differing.items())
+            logger.warning("The checkpoint's model was scored with %s: scores and thresholds do not match.", told)
+        _warn_of_calibration(model, checkpoint)
+
+
+def _warn_of_calibration(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Tell what a calibrated checkpoint does not follow."""
+    if not any(value.numel() for name, value in _state(checkpoint).items() if "calibration.whitening" in name):
+        return
+    asked = {name: own for name, (own, _) in _differences(model, checkpoint, CALIBRATING).items()}
+    if not getattr(model, "calibrate", True):
+        asked["calibrate"] = False
+    for name, value in asked.items():
+        logger.warning("The checkpoint's map is calibrated: %s=%r has no effect but on a new training.", name, value)
+
+
+def read_warm_start(model: pl.LightningModule, path: str) -> dict[str, Tensor]:
+    """Trained weights of a model's auto-encoder, backbone and discriminator from another training's checkpoint.
+
+    The thresholds stay out: they come from the new training's validation.
+
+    Args:
+        model: The Ckaad that is to begin with them.
+        path: A checkpoint that anomalib wrote for Ckaad.
+
+    Returns:
+        Tensors by name, all that the model has under ``model.`` and ``discriminator.``.
+
+    Raises:
+        CheckpointError: If the file is missing, unreadable, unsafe or of another backbone, stages or strategy.
+    """
+    checkpoint = read_checkpoint(Path(path).expanduser())
+    check_fit(model, checkpoint, warm_start=True)
+    return {name: _state(checkpoint)[name] for name in _own_parts(model.state_dict())}
+
+
+def note_versions(checkpoint: dict[str, Any]) -> None:
+    """Write the versions of plugin and host into a checkpoint that is about to be saved."""
+    checkpoint["anomalib_ckaad_version"] = __version__
+    checkpoint["anomalib_version"] = anomalib.__version__
+
+
+def warn_of_newer(checkpoint: Mapping[str, Any]) -> None:
+    """Warn of a checkpoint that a newer plugin or host has written.
+
+    Example:
+        >>> warn_of_newer({"anomalib_ckaad_version": __version__})
+    """
+    for package, key, own in (
+        ("anomalib-ckaad", "anomalib_ckaad_version", __version__),
+        ("anomalib", "anomalib_version", anomalib.__version__),
+    ):
+        theirs = str(checkpoint.get(key, own))
+        if _numbers(theirs) > _numbers(own):
+            logger.warning(
+                "Expected a checkpoint of %s %s or older, got one of %s. Do upgrade %s if anything fails.",
+                package,
+                own,
+                theirs,
+                package,
+            )
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | Path) or "://" in str(path):
+        return  # an open file or an address: whoever opens it says what is wrong
+    if Path(path).is_dir():
+        msg = f"Expected a checkpoint file, got the folder {path}. Do name the file in it, such as model.ckpt."
+        raise CheckpointError(msg)
+    if not Path(path).is_file():
+        msg = f"Expected a checkpoint file, got {path}, which does not exist. Do correct the path."
+        raise CheckpointError(msg)
+
+
+def _check_sums(path: object) -> None:
+    """Compare a file's check sums, which torch does not look at: a flipped bit would be a weight of any size."""
+    if isinstance(path, str | Path) and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            msg = f"damaged: {damaged}"
+            raise zipfile.BadZipFile(msg)
+
+
+def _not_ours(path: object) -> str:
+    return (
+        f"Expected a checkpoint of Ckaad, got {path} without tensors of its auto-encoder. "
+        "Do pass a checkpoint that training Ckaad has written, or --model with the model that wrote this one."
+    )
+
+
+def _state(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    state: Mapping[str, Tensor] = checkpoint["state_dict"]
+    return state
+
+
+def _own_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out pre- and post-processor, evaluator and what was measured, which are not part of the architecture."""
+    return {
+        name: value for name, value in state.items() if name.startswith(OWN_PARTS) and not name.startswith(MEASURED)
+    }
+
+
+def _differences(
+    model: pl.LightningModule, checkpoint: Mapping[str, Any], names: tuple[str, ...]
+) -> dict[str, tuple[object, object]]:
+    """Arguments that a model and a checkpoint's model have with other values: the model's, the checkpoint's."""
+    theirs = checkpoint.get("hyper_parameters") or {}
+    own = model.hparams
+    return {n: (own[n], theirs[n]) for n in names if n in own and n in theirs and own[n] != theirs[n]}
+
+
+def _misfit(
+    model: pl.LightningModule, checkpoint: Mapping[str, Any], name: str, own: Tensor | None, found: Tensor | None
+) -> str:
+    differing = _differences(model, checkpoint, SHAPING)
+    if differing:
+        wanted, got = (", ".join(f"{n} {pair[side]!r}" for n, pair in differing.items()) for side in (0, 1))
+        names = " and ".join(differing)
+        return f"Expected a checkpoint of {wanted}, got one of {got}. Do pass the model the checkpoint's {names}."
+    shapes = ["no such tensor" if value is None else f"shape {tuple(value.shape)}" for value in (own, found)]
+    return (
+        f"Expected tensor {name!r} of the checkpoint with {shapes[0]}, got {shapes[1]}. "
+        "Do pass the model the checkpoint's backbone, layers, norm and strategy."
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: ``2.7.0.dev1`` -> (2, 7, 0)."""
+    return tuple(map(int, re.findall(r"\d+", version.partition("+")[0])[:3]))
