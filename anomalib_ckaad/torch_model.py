@@ -8,6 +8,7 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.network.auto_encoder import FeatureAutoEncoder, NormName
 from anomalib_ckaad.network.backbone import FrozenBackbone, describe
 from anomalib_ckaad.scoring.anomaly_map import TopK, anomaly_map, check_top_k, image_score, join_stages
@@ -22,13 +23,11 @@ class CkaadModel(nn.Module):
         layers: Names or numbers of the stages whose features are reconstructed.
         norm: Normalization of the auto-encoder.
         score_top_k: How the image score is made of the map, as ``image_score`` takes it.
-        output_relu: Whether reconstructions end in a ReLU; None asks the backbone whether its features ever
-            are negative.
-        fold: As ``FrozenBackbone``'s.
-        channels_last: As ``FrozenBackbone``'s; the auto-encoder follows its features.
+        output_relu: Whether reconstructions end in a ReLU; None asks the backbone whether its features are ever
+            negative.
 
     Raises:
-        ValueError: If the backbone or a layer is unknown.
+        ConfigurationError: If the backbone or a layer is unknown.
     """
 
     def __init__(
@@ -38,12 +37,9 @@ class CkaadModel(nn.Module):
         norm: NormName = "instance",
         score_top_k: TopK = 100,
         output_relu: bool | None = None,  # noqa: FBT001 - three values
-        *,
-        fold: bool = True,
-        channels_last: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone = FrozenBackbone(backbone, layers, fold=fold, channels_last=channels_last)
+        self.backbone = FrozenBackbone(backbone, layers)
         architecture = describe(backbone, layers)
         # A ReLU cannot give signed features back, and spares features that are never negative impossible values.
         output_relu = self.backbone.is_never_negative() if output_relu is None else output_relu
@@ -51,6 +47,11 @@ class CkaadModel(nn.Module):
         self.auto_encoder = FeatureAutoEncoder(architecture, norm)
         self.calibration = ResidualCalibration(len(architecture.channels))
         self.score_top_k = score_top_k
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next(self.auto_encoder.parameters()).dtype
 
     @property
     def tiler(self) -> None:
@@ -62,29 +63,29 @@ class CkaadModel(nn.Module):
         """Refuse to cut images into tiles, which neither checkpoints nor exported models would know of.
 
         Raises:
-            ValueError: Always; the message names what to do for large images.
+            ConfigurationError: Always; the message names what to do for large images.
         """
         msg = (
-            f"Expected whole images, got tiles of {tiler.tile_size_h}x{tiler.tile_size_w}, which neither checkpoints "
-            "nor exported models keep. Do enlarge image_size, or train on crops as docs/large_images.md shows."
+            f"Ckaad takes no tiles (here {tiler.tile_size_h}x{tiler.tile_size_w}), as neither checkpoints nor exported "
+            "models keep them. Enlarge `image_size`, or train on crops as docs/large_images.md shows."
         )
-        raise ValueError(msg)
+        raise ConfigurationError(msg)
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse images that leave the bottleneck less than two positions, or the image score too few pixels.
 
         Raises:
-            ValueError: If a side is too small; the message names the smallest. If ``score_top_k`` exceeds the map.
+            ConfigurationError: If a side is too small, or ``score_top_k`` exceeds the map.
         """
         check_top_k(self.score_top_k, height * width)
         smallest = self.auto_encoder.architecture.smallest_side
         if min(height, width) < smallest:
             name = self.backbone.stages[-1].name
             msg = (
-                f"Expected images of at least {smallest}x{smallest} pixels for layer {name} of {self.backbone.name}, "
-                f"got {height}x{width}. Do enlarge image_size, or choose shallower layers."
+                f"Images of {height}x{width} pixels are too small for layer {name} of {self.backbone.name}: at least "
+                f"{smallest}x{smallest} are needed. Enlarge `image_size`, or choose shallower `layers`."
             )
-            raise ValueError(msg)
+            raise ConfigurationError(msg)
 
     def feature_bytes(self, height: int, width: int) -> int:
         """Bytes that the features of one image of so many pixels take, in the precision of the weights."""

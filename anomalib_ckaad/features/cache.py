@@ -1,4 +1,4 @@
-"""Remembers what the frozen backbone says of an image: every epoch the same, where nothing about it is random."""
+"""Remembers the frozen backbone's features of an image, the same in every epoch unless something is random."""
 
 import hashlib
 import logging
@@ -37,7 +37,6 @@ class FeatureCache:
 
     Args:
         limit: Bytes of memory to hold at most. What comes when it is full is looked up in the folder, or computed.
-        channels_last: Whether batches that are put together have their channels together, as the backbone gives them.
 
     Example:
         >>> cache = FeatureCache(limit=2**20)
@@ -49,9 +48,8 @@ class FeatureCache:
         torch.Size([2, 8, 8]) 3
     """
 
-    def __init__(self, limit: float, *, channels_last: bool = True) -> None:
+    def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.channels_last = channels_last
         self.folder: FeatureFolder | None = None
         """Where features stay from one run to the next; None keeps them in memory only."""
         self.computed = 0
@@ -110,17 +108,14 @@ class FeatureCache:
                 self._keep(names[index], keys[index], precision, row, images[index])
             if len(unknown) == len(names):
                 return fresh
-        batch = [torch.stack(stage).movedim(-1, 1) for stage in zip(*filter(None, rows), strict=True)]
-        return batch if self.channels_last else [stage.contiguous() for stage in batch]
+        return [torch.stack(stage).movedim(-1, 1) for stage in zip(*filter(None, rows), strict=True)]
 
     def _same(self, name: str | None, image: Tensor, precision: str) -> str | None:
         """The name of an image, unless another image is known by it."""
         known = None if name is None else self._features.get((precision, name))
         if known is None or known[0] == _mark(image):
             return name
-        self._say(
-            "other", "Images are not the same in each epoch: the features of those that change are computed every time."
-        )
+        self._say("other", "Some images change from epoch to epoch. Their features are computed each time.")
         return None
 
     def _look_up(self, name: str | None, key: str, precision: str, image: Tensor) -> list[Tensor] | None:
@@ -150,7 +145,11 @@ class FeatureCache:
             self._features[precision, name] = (_mark(image), row)
             self._bytes += each
         elif self.limit > 0:
-            self._say("full", "The features of some images do not fit into feature_cache, and are computed every time.")
+            self._say(
+                "full",
+                "The cache of features is full. The features of further images are computed each time; raise `memory` "
+                "of `cache` to keep them.",
+            )
 
     def _say(self, what: str, sentence: str) -> None:
         if what not in self._said:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from anomalib_ckaad.data.reading.image_files import datamodule_of
+from anomalib_ckaad.host.trainer import datamodule_of
 
 FILE_NAME = "metrics.json"
 logger = logging.getLogger(__name__)

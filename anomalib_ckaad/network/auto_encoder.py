@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.network.channels_last import InstanceNorm
-from anomalib_ckaad.network.grad_checkpointing import may_recompute, recomputed
+from anomalib_ckaad.network.grad_checkpointing import checkpointed, is_checkpointing
 
 NormName = Literal["instance", "batch"]
 Norm = Callable[[int], nn.Module]
@@ -85,8 +86,8 @@ class ResidualBlock(nn.Module):
         relu: Whether the sum passes a ReLU.
     """
 
-    recomputes = False
-    """Whether training keeps the block's input alone: see ``memory_saving``."""
+    grad_checkpointing = False
+    """Whether training keeps the block's input alone: see ``network.grad_checkpointing``."""
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H', W')."""
-        return recomputed(self._compute, x, self) if may_recompute(self) else self._compute(x)
+        return checkpointed(self._compute, x, self) if is_checkpointing(self) else self._compute(x)
 
     def _compute(self, x: Tensor) -> Tensor:
         out = x
@@ -160,13 +161,13 @@ class FeatureAutoEncoder(nn.Module):
         norm: ``"instance"`` (the method) or ``"batch"``.
 
     Attributes:
-        recomputes: Whether training keeps the features alone of what fuses them: see ``memory_saving``.
+        grad_checkpointing: Whether training keeps only the features of what fuses them.
 
     Raises:
-        ValueError: If two chosen stages' strides are not a power of two apart.
+        ConfigurationError: If two chosen stages' strides are not a power of two apart.
     """
 
-    recomputes = False
+    grad_checkpointing = False
 
     def __init__(self, architecture: Architecture, norm: NormName = "instance") -> None:
         super().__init__()
@@ -177,10 +178,10 @@ class FeatureAutoEncoder(nn.Module):
         for stride in strides:
             if 2 ** round(math.log2(deepest / stride)) * stride != deepest:
                 msg = (
-                    f"Expected strides that are powers of two apart, got {strides}. "
-                    "Do choose layers whose maps halve from one to the next."
+                    f"The strides of the chosen layers, {strides}, are not powers of two apart. "
+                    "Choose `layers` whose maps halve from one to the next."
                 )
-                raise ValueError(msg)
+                raise ConfigurationError(msg)
 
         self.fusion = nn.ModuleList()
         fused = 0
@@ -246,9 +247,9 @@ class FeatureAutoEncoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Reconstruct the features, one tensor (N, C_k, H_k, W_k) a stage, shallow to deep."""
         height, width = features[-1].shape[-2:]
-        saves = may_recompute(self)
+        saves = is_checkpointing(self)
         steps = zip(self.fusion, features, strict=True)
-        mapped = [recomputed(step, f, step) if saves else step(f) for step, f in steps]
+        mapped = [checkpointed(step, f, step) if saves else step(f) for step, f in steps]
         fused = [_fit(x, height, width) for x in mapped]
         x = self.bottleneck(torch.cat(fused, dim=1))
         reconstructions: list[Tensor] = [x] * len(features)

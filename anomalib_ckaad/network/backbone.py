@@ -11,8 +11,9 @@ from timm.models import FeatureListNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from anomalib_ckaad.errors import ConfigurationError
+from anomalib_ckaad.host.torch_state import is_traced, version_of
 from anomalib_ckaad.network.auto_encoder import Architecture
-from anomalib_ckaad.network.channels_last import is_traced
 from anomalib_ckaad.network.folding import fold_batch_norms
 
 
@@ -39,7 +40,7 @@ def list_stages(backbone: str) -> tuple[Stage, ...]:
         backbone: timm's name of the backbone, or ``local-dir:PATH``.
 
     Raises:
-        ValueError: If timm does not know the backbone, or it gives no feature maps.
+        ConfigurationError: If timm does not know the backbone, or it gives no feature maps.
 
     Example:
         >>> [(stage.number, stage.name, stage.stride) for stage in list_stages("resnet18")][1:4]
@@ -59,8 +60,8 @@ def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm'
     name = backbone if ":" in backbone else backbone.split(".", maxsplit=1)[0]
     if ":" not in backbone and not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"{name[:6]}*")[:5]) or "resnet18, wide_resnet50_2"
-        msg = f"Expected the name of a timm model, got backbone {backbone!r}. Do choose one such as {similar}."
-        raise ValueError(msg)
+        msg = f"timm has no model {backbone!r}. Pass another `backbone`, such as {similar}."
+        raise ConfigurationError(msg)
     try:
         try:
             with torch.device("meta"):
@@ -70,10 +71,10 @@ def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm'
                 return timm.create_model(backbone, pretrained=False, **options)
     except (RuntimeError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         msg = (
-            f"Expected a timm CNN that gives feature maps, got backbone {backbone!r} ({error}). "
-            "Do choose one that timm builds with features_only=True."
+            f"timm cannot build {backbone!r} as a backbone ({error}). "
+            "Pass the name of a CNN that timm builds with features_only=True."
         )
-        raise ValueError(msg) from error
+        raise ConfigurationError(msg) from error
 
 
 def resolve_layers(backbone: str, layers: Sequence[str | int]) -> tuple[Stage, ...]:
@@ -84,7 +85,7 @@ def resolve_layers(backbone: str, layers: Sequence[str | int]) -> tuple[Stage, .
         layers: Names of timm's feature modules, or stage numbers (stage k has stride 2^(k+1)), in any order.
 
     Raises:
-        ValueError: If none is given, one is unknown, given twice, or shares its number with another.
+        ConfigurationError: If none is given, one is unknown, given twice, or shares its number with another.
 
     Example:
         >>> [stage.name for stage in resolve_layers("resnet18", (3, "layer2"))]
@@ -93,19 +94,19 @@ def resolve_layers(backbone: str, layers: Sequence[str | int]) -> tuple[Stage, .
     stages = list_stages(backbone)
     offered = ", ".join(f"{s.name} (stage {s.number}, stride {s.stride})" for s in stages)
     if not layers:
-        msg = f"Expected at least one layer, got none. Do choose from {offered}."
-        raise ValueError(msg)
+        msg = f"`layers` is empty. Choose at least one of {offered}."
+        raise ConfigurationError(msg)
     chosen: list[Stage] = []
     for layer in layers:
         is_number = (isinstance(layer, int) and not isinstance(layer, bool)) or str(layer).isdecimal()
         found = [s for s in stages if (s.number == int(layer) if is_number else s.name == layer)]
         if len(found) != 1:
-            problem = "more than one stage has this number" if found else "there is no such stage"
-            msg = f"Expected layers of {backbone}, got {layer!r}: {problem}. Do choose from {offered}."
-            raise ValueError(msg)
+            problem = f"more than one stage {layer!r}" if found else f"no layer {layer!r}"
+            msg = f"{backbone} has {problem}. Choose `layers` from {offered}."
+            raise ConfigurationError(msg)
         if found[0] in chosen:
-            msg = f"Expected each layer once, got {layer!r} twice in {list(layers)}. Do remove one."
-            raise ValueError(msg)
+            msg = f"`layers` names {layer!r} twice: {list(layers)}. Remove one of them."
+            raise ConfigurationError(msg)
         chosen.append(found[0])
     return tuple(sorted(chosen, key=lambda stage: stage.index))
 
@@ -122,7 +123,7 @@ def describe(backbone: str, layers: Sequence[str | int]) -> Architecture:
         layers: Names or numbers of the chosen stages.
 
     Raises:
-        ValueError: As ``resolve_layers`` does.
+        ConfigurationError: As ``resolve_layers`` does.
     """
     chosen = resolve_layers(backbone, layers)
     deepest = chosen[-1]
@@ -156,30 +157,24 @@ def describe(backbone: str, layers: Sequence[str | int]) -> Architecture:
 
 
 TOGETHER = 8
-"""Images that go through the network at a time on CPUs: docs/speed.md."""
+"""Images that go through the network at a time on CPUs."""
 
 
 class FrozenBackbone(nn.Module):
     """Images -> features of the chosen stages; never trained, never in training mode, nothing computed in vain.
 
-    Starts with random weights; ``weights.load_backbone_weights`` brings trained ones.
+    Starts with random weights; ``weights.loading.load_backbone_weights`` brings trained ones.
 
     Args:
         backbone: timm's name of the backbone.
         layers: Names or numbers of the chosen stages.
-        fold: Whether batch norms become part of the convolutions before them, on CPUs.
-        channels_last: Whether maps have their channels together in memory, which is faster on CPUs.
 
     Raises:
-        ValueError: As ``resolve_layers`` does.
+        ConfigurationError: As ``resolve_layers`` does.
     """
 
-    def __init__(
-        self, backbone: str, layers: Sequence[str | int], *, fold: bool = True, channels_last: bool = True
-    ) -> None:
+    def __init__(self, backbone: str, layers: Sequence[str | int]) -> None:
         super().__init__()
-        self.fold = fold
-        self.channels_last = channels_last
         self.name = backbone
         self.stages = resolve_layers(backbone, layers)
         # timm itself and not anomalib's extractor: importing anomalib.models here would import this plugin in turn.
@@ -187,16 +182,10 @@ class FrozenBackbone(nn.Module):
             backbone, pretrained=False, features_only=True, out_indices=[stage.index for stage in self.stages]
         )
         _drop_layers_after(self.network, self.stages[-1].name)
-        if channels_last:
-            self.network.to(memory_format=torch.channels_last)  # up to twice as fast, depthwise convolutions most
+        self.network.to(memory_format=torch.channels_last)  # up to twice as fast, depthwise convolutions most
         self.requires_grad_(requires_grad=False)
         self.eval()
         self._folded: tuple[object, nn.Module | None] = (None, None)
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """How maps lie in memory; not kept, since it cannot be pickled."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @torch.no_grad()
     def is_never_negative(self) -> bool:
@@ -216,7 +205,7 @@ class FrozenBackbone(nn.Module):
 
         On CPUs, of a few images at a time: their maps stay in the processor's caches from one operation to the next.
         """
-        network, images = self._fastest(), images.contiguous(memory_format=self.memory_format)
+        network, images = self._fastest(), images.contiguous(memory_format=torch.channels_last)
         if is_traced() or images.device.type != "cpu" or len(images) <= TOGETHER:
             return list(network(images))
         parts = [network(part) for part in torch.split(images, TOGETHER)]
@@ -228,16 +217,16 @@ class FrozenBackbone(nn.Module):
         Exporters and compilers get the network itself: they fold by themselves.
         """
         state = [*self.network.parameters(), *self.network.buffers()]
-        if not self.fold or torch.compiler.is_compiling() or state[0].device.type != "cpu":
+        if torch.compiler.is_compiling() or state[0].device.type != "cpu":
             return self.network
         if any(one.is_inference() for one in state):
             return self.network
-        key = (state[0].dtype, *((one.data_ptr(), one._version) for one in state))  # noqa: SLF001 - torch's own check
+        key = (state[0].dtype, *((one.data_ptr(), version_of(one)) for one in state))
         if key != self._folded[0]:
             side = max(96, 3 * self.stages[-1].stride)
             noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0), dtype=state[0].dtype)
             with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-                self._folded = (key, fold_batch_norms(self.network, noise, self.memory_format))
+                self._folded = (key, fold_batch_norms(self.network, noise))
         # In a tuple it is no module of this one: neither checkpoints nor optimizers see it.
         return self._folded[1] or self.network
 

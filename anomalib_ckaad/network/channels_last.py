@@ -1,8 +1,8 @@
-"""Operations on channels-last maps on CPUs that go through memory once, where torch's own copy maps back and forth.
+"""Operations on channels-last maps on CPUs that read memory once; torch's own copy maps to another layout and back.
 
-Each equals torch's own but for rounding, computes sums in at least float32, and leaves everything that is not a
-channels-last map on a CPU, and all that is compiled or exported, to torch's own. Images are visited one by one: what is
-made of one of them stays in the processor's cache.
+Each equals torch's own up to rounding and computes sums in at least float32. Maps of another layout or device, and
+everything that is compiled or exported, go to torch's own operations. Images are processed one by one, so that the maps
+of one image stay in the processor's cache.
 """
 
 from typing import Any
@@ -12,15 +12,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from anomalib_ckaad.host.torch_state import is_traced
+
 SMALLEST_LENGTH = 1e-12
 """Shorter vectors are divided by this, as ``torch.nn.functional.normalize`` does."""
 SMALLEST_COSINE_LENGTH = 1e-8
 """The same for ``torch.cosine_similarity``."""
-
-
-def is_traced() -> bool:
-    """Whether operations are being recorded, to be compiled or exported."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -51,46 +48,6 @@ def _apply(function: Any, *arguments: object) -> Tensor:  # noqa: ANN401 - torch
     return result
 
 
-class _NormalizeEachImage(torch.autograd.Function):
-    """Batch normalization of every image by itself, for which torch has kernels that know channels-last."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ANN401 - torch's
-        out = torch.empty_like(x)
-        statistics = weight.new_empty(len(x), 2, len(weight))
-        for index in range(len(x)):
-            one = slice(index, index + 1)
-            # Not the kind with out=, which makes the same copies and some more.
-            out[one], *moments = torch.native_batch_norm(x[one], weight, bias, None, None, True, 0.0, eps)  # noqa: FBT003
-            torch.stack(moments, out=statistics[index])
-        ctx.save_for_backward(x, weight, statistics)
-        ctx.eps = eps
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401 - torch's
-        x, weight, statistics = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x, of_each = torch.empty_like(x), torch.empty_like(statistics)
-        for index in range(len(x)):
-            one = slice(index, index + 1)
-            of_x[one], *parameters = torch.ops.aten.native_batch_norm_backward(
-                gradient[one],
-                x[one],
-                weight,
-                None,
-                None,
-                statistics[index, 0],
-                statistics[index, 1],
-                True,  # noqa: FBT003 - torch's signature
-                ctx.eps,
-                [True, True, True],
-            )
-            torch.stack(parameters, out=of_each[index])
-        return of_x, of_each[:, 0].sum(dim=0), of_each[:, 1].sum(dim=0), None
-
-
 class InstanceNorm(nn.InstanceNorm2d):
     """``nn.InstanceNorm2d`` with affine parameters.
 
@@ -110,7 +67,12 @@ class InstanceNorm(nn.InstanceNorm2d):
         """(N, C, H, W) -> the same shape, each channel of each image with mean ``bias`` and deviation ``weight``."""
         if not is_channels_last(x):
             return super().forward(x)
-        return _apply(_NormalizeEachImage, x, self.weight, self.bias, self.eps)
+        # Batch normalization of one image is instance normalization, and has a kernel that knows channels-last.
+        each = [
+            functional.batch_norm(one, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for one in torch.split(x, 1)
+        ]
+        return torch.cat(each)
 
 
 class _UnitLength(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from anomalib_ckaad.network.auto_encoder import Architecture
 from anomalib_ckaad.network.channels_last import InstanceNorm, unit_length
-from anomalib_ckaad.network.grad_checkpointing import may_recompute, recomputed
+from anomalib_ckaad.network.grad_checkpointing import checkpointed, is_checkpointing
 
 NEGATIVE_SLOPE = 0.1
 
@@ -24,8 +24,8 @@ class PatchDiscriminator(nn.Module):
         channels: Channels of each stage, shallow to deep.
     """
 
-    recomputes = False
-    """Whether training keeps the features alone: see ``memory_saving``."""
+    grad_checkpointing = False
+    """Whether training keeps the features alone: see ``network.grad_checkpointing``."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -49,18 +49,18 @@ class PatchDiscriminator(nn.Module):
             score: Tensor = stage(unit_length(f)).squeeze(1)
             return score
 
-        return recomputed(compute, features) if may_recompute(self) else compute(features)
+        return checkpointed(compute, features) if is_checkpointing(self) else compute(features)
 
 
 class _Halving(nn.Sequential):
     """Half the size of a map."""
 
-    recomputes = False
+    grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H / 2, W / 2)."""
         compute: Callable[[Tensor], Tensor] = super().forward
-        return recomputed(compute, x) if may_recompute(self) else compute(x)
+        return checkpointed(compute, x) if is_checkpointing(self) else compute(x)
 
 
 def _halving(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -1,29 +1,41 @@
-"""Training in less memory and more time: activations computed again where gradients need them, freed memory given back.
+"""Gradient checkpointing: activations are computed again in the backward pass, which takes less memory and more time.
 
 Losses, gradients and weights stay what they are, on CPUs to the last digit.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from anomalib_ckaad.network.channels_last import is_traced
+from anomalib_ckaad.host.torch_state import is_traced
 
 
-def may_recompute(module: nn.Module) -> bool:
-    """Whether a part keeps its input alone in this pass: it was asked to, and gradients will be wanted."""
-    return getattr(module, "recomputes", False) and torch.is_grad_enabled() and not is_traced()
+def set_grad_checkpointing(*modules: nn.Module | None, enable: bool = True) -> None:
+    """Turn gradient checkpointing on, or off, in all parts of modules that have it, as timm's models do.
+
+    Example:
+        >>> from anomalib_ckaad.network.discriminator import PatchDiscriminator
+        >>> discriminator = PatchDiscriminator([4])
+        >>> set_grad_checkpointing(discriminator, None)
+        >>> discriminator.grad_checkpointing
+        True
+    """
+    for module in filter(None, modules):
+        for part in module.modules():
+            if hasattr(part, "grad_checkpointing"):
+                setattr(part, "grad_checkpointing", enable)  # noqa: B010 - of parts that have it
 
 
-def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module | None = None) -> Tensor:
-    """The function's value, of which no more than ``x`` is kept: the backward pass computes the rest again.
+def is_checkpointing(module: nn.Module) -> bool:
+    """Whether a part keeps only its input in this pass: checkpointing is on, and gradients will be wanted."""
+    return getattr(module, "grad_checkpointing", False) and torch.is_grad_enabled() and not is_traced()
+
+
+def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module | None = None) -> Tensor:
+    """The function's value; only ``x`` is kept, and the backward pass computes the rest again.
 
     Args:
         function: A map of tensors without random numbers.
@@ -32,7 +44,7 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Modul
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)
-        >>> recomputed(lambda x: (3 * x).exp(), x).sum().backward()
+        >>> checkpointed(lambda x: (3 * x).exp(), x).sum().backward()
         >>> x.grad
         tensor([60.2566, 60.2566])
     """
@@ -57,34 +69,3 @@ def _uncounted(module: nn.Module | None) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
-
-
-def save_memory(*modules: nn.Module | None) -> None:
-    """Let all parts of modules that can recompute do so, and give freed memory back before each of their passes.
-
-    Example:
-        >>> from anomalib_ckaad.network.discriminator import PatchDiscriminator
-        >>> discriminator = PatchDiscriminator([4])
-        >>> save_memory(discriminator, None)
-        >>> discriminator.recomputes
-        True
-    """
-    for module in filter(None, modules):
-        for part in module.modules():
-            if hasattr(part, "recomputes"):
-                setattr(part, "recomputes", True)  # noqa: B010 - of parts that have it
-        module.register_forward_pre_hook(_give_back)
-
-
-def _give_back(module: nn.Module, _: Any) -> None:  # noqa: ANN401 - whatever the module is called with
-    """Give what is freed back to the system: else glibc keeps it, in pieces too small for the next maps."""
-    weight = next(module.parameters())
-    if module.training and weight.device.type == "cpu" and torch.is_grad_enabled() and not is_traced():
-        _trim()(0)
-
-
-@cache
-def _trim() -> Callable[[int], object]:
-    """glibc's ``malloc_trim``, or nothing where there is none."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
-    return trim or (lambda _: None)

@@ -175,9 +175,8 @@ def generator_loss(reconstruction_energies: Sequence[Tensor]) -> Tensor:
 def _require_finite(name: str, value: Tensor) -> None:
     if not bool(torch.isfinite(value)):
         msg = (
-            f"Expected a finite {name}, got {value.item()}. "
-            "Do lower learning_rate or discriminator_learning_rate, or look for damaged images; "
-            "the last checkpoint is untouched."
+            f"The {name} is {value.item()}. Lower `learning_rate` or `discriminator_learning_rate`, or look for "
+            "damaged images. The last checkpoint is unchanged."
         )
         raise NonFiniteLossError(msg)
 

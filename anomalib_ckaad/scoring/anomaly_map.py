@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from anomalib_ckaad.errors import ConfigurationError
+
 BLUR_SIGMA = 4.0
 """Standard deviation of the blur in pixels of the map, as in the reference code."""
 POWER = 16
-"""Exponent of the power mean of a map: docs/accuracy.md."""
+"""Exponent of the power mean of a map."""
 
 
 def stage_map(features: Tensor, reconstruction: Tensor) -> Tensor:
@@ -140,14 +142,14 @@ def check_top_k(top_k: TopK, pixels: int) -> None:
     """Refuse to take more pixels than a map has.
 
     Raises:
-        ValueError: If ``top_k`` exceeds ``pixels``.
+        ConfigurationError: If ``top_k`` exceeds ``pixels``.
     """
     if isinstance(top_k, int) and top_k > pixels:
         msg = (
-            f"Expected score_top_k of at most {pixels}, the pixels of the anomaly map, got {top_k}. "
-            "Do lower score_top_k, or set it to 'all' for the mean of the whole map."
+            f"`score_top_k` is {top_k}, but the anomaly map has only {pixels} pixels. Lower it, or set it to 'all' for "
+            "the mean of the whole map."
         )
-        raise ValueError(msg)
+        raise ConfigurationError(msg)
 
 
 def image_score(scores: Tensor, top_k: TopK = 100) -> Tensor:
@@ -165,7 +167,7 @@ def image_score(scores: Tensor, top_k: TopK = 100) -> Tensor:
         Scores (N,); an image's score does not depend on the others in the batch.
 
     Raises:
-        ValueError: If a map has fewer than ``top_k`` pixels.
+        ConfigurationError: If a map has fewer than ``top_k`` pixels.
 
     Example:
         >>> maps = torch.arange(16.0).view(1, 1, 4, 4)

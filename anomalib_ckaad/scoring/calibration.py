@@ -1,4 +1,4 @@
-"""The calibrated anomaly map: residuals measured against what the auto-encoder usually misses at their position.
+"""The calibrated anomaly map: residuals compared with what the auto-encoder usually misses at their position.
 
 The paper's map sees the direction of a feature alone, every direction and every position alike. But an auto-encoder
 misses some directions in every normal image, and misses more at an edge than on a plain. With u the residual of a
@@ -14,9 +14,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalib_ckaad.distributed import sum_counts, sum_over_processes
+from anomalib_ckaad.errors import TrainingError
 from anomalib_ckaad.scoring.residuals import residual_of
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ LARGEST = 6_000_000
 FLOOR = 0.01
 """Share of the mean variance added to every direction: some hold nothing but rounding."""
 PRIOR = 0.25
-"""Images that the mean of all positions counts as, by channel: docs/accuracy.md."""
+"""Images that the mean of all positions counts as, for each channel."""
 
 
 def whitening_of(moments: Tensor, images: int) -> Tensor:
@@ -43,7 +45,7 @@ def whitening_of(moments: Tensor, images: int) -> Tensor:
         Lower triangular (H, W, d, d).
 
     Raises:
-        ValueError: If a moment is not finite.
+        TrainingError: If a moment is not finite.
 
     Example:
         >>> moments = torch.diag(torch.tensor([4.0, 1.0])).expand(1, 1, 2, 2)
@@ -52,8 +54,8 @@ def whitening_of(moments: Tensor, images: int) -> Tensor:
                 [ 0., 10.]])
     """
     if not torch.isfinite(moments).all():
-        msg = "Expected finite second moments, got others. Do leave images out whose residuals are not finite."
-        raise ValueError(msg)
+        msg = "The second moments of the residuals are not finite. Leave images out whose residuals are not finite."
+        raise TrainingError(msg)
     channels = moments.shape[-1]
     shared = moments.mean(dim=(0, 1))
     share = PRIOR * channels / (PRIOR * channels + images)
@@ -116,12 +118,10 @@ class ResidualMoments:
                 _add_products(_project(residual, self.projections[stage]), self.sums[stage])
 
     def reduce(self) -> None:
-        """Add up the sums of all processes, if there are several."""
-        if distributed.is_available() and distributed.is_initialized() and self.sums:
-            images = torch.tensor(self.images, device=self.sums[0].device)
-            for one in (images, *self.sums):
-                distributed.all_reduce(one)
-            self.images = int(images)
+        """Add up the sums of all processes."""
+        if self.sums:
+            (self.images,) = sum_counts(self.images, device=self.sums[0].device)
+            sum_over_processes(*self.sums)
 
 
 def _add_products(residual: Tensor, sums: Tensor) -> None:
@@ -185,7 +185,7 @@ class ResidualCalibration(nn.Module):
     def set(self, moments: ResidualMoments) -> None:
         """Calibrate by moments of normal images; those that are not finite are not taken."""
         if not moments.images or not all(bool(torch.isfinite(one).all()) for one in moments.sums):
-            logger.warning("Expected finite residuals of normal images, got none. The map stays uncalibrated.")
+            logger.warning("The residuals of normal images are not finite. The map stays uncalibrated.")
             self.clear()
             return
         self.register_buffer("share", moments.sums[0].new_tensor(moments.share))

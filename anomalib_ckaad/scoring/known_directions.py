@@ -18,18 +18,20 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from anomalib_ckaad.distributed import sum_counts, sum_over_processes
 
 logger = logging.getLogger(__name__)
 
 SHARE = 0.05
-"""Of an image's positions, those with the longest residuals: docs/accuracy.md."""
+"""Share of an image's positions that stand out: those with the longest residuals."""
 PRIOR = 32
-"""Known anomalies at which what they say weighs half as much as all else: docs/accuracy.md."""
+"""Number of known anomalies that count half as much as all else."""
 POWER = 3
-"""Of the share N / (N + 64) of N normal training images, by which it weighs less: docs/accuracy.md."""
+"""Exponent of the share N / (N + 64) of N normal training images: with few of them, known anomalies count less."""
 MOST = 2.0
-"""What is added to a direction at most, as a multiple of what all count: docs/accuracy.md."""
+"""What is added to a direction at most, as a multiple of what all count."""
 
 
 class StandingOut:
@@ -59,12 +61,9 @@ class StandingOut:
             self.positions[stage] += len(chosen)
 
     def reduce(self) -> None:
-        """Add up the sums of all processes, if there are several."""
-        if distributed.is_available() and distributed.is_initialized():
-            counts = torch.tensor([self.images, *self.positions], device=self.sums[0].device)
-            for one in (counts, *self.sums):
-                distributed.all_reduce(one)
-            self.images, *self.positions = counts.tolist()
+        """Add up the sums of all processes."""
+        self.images, *self.positions = sum_counts(self.images, *self.positions, device=self.sums[0].device)
+        sum_over_processes(*self.sums)
 
 
 def emphasis_weight(known: int, share: float = 1.0, prior: float = PRIOR, power: float = POWER) -> float:
@@ -130,7 +129,7 @@ def _emphasis(normal: Tensor, known: Tensor, *, counts: tuple[int, int], weight:
     identity = torch.eye(size, dtype=normal.dtype, device=normal.device)
     usual = normal.diagonal().mean() / max(1, counts[0])
     if not (torch.isfinite(known).all() and torch.isfinite(normal).all()):
-        logger.warning("Expected finite residuals, got others. Known anomalies do not weigh in the map.")
+        logger.warning("Some residuals are not finite. Known anomalies do not change the map.")
         return identity
     if not usual > 0:
         return identity

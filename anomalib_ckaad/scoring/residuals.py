@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 STRENGTH = 3.0
-"""Root mean square of the map, as a multiple, that a feature's own strength is added to: docs/accuracy.md."""
+"""What is added to a feature's own strength, as a multiple of the root mean square of its map."""
 RECONSTRUCTION_PRIOR = 64
-"""Normal training images at which half of a reconstruction is taken away: docs/accuracy.md."""
+"""Number of normal training images with which half of a reconstruction is subtracted."""
 
 
 def reconstruction_share(images: int, prior: float = RECONSTRUCTION_PRIOR) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from anomalib_ckaad import __version__
 from anomalib_ckaad.errors import CheckpointError
 from anomalib_ckaad.thresholds.post_processor import post_processor_of
+from anomalib_ckaad.training.arguments import flat, hyper_parameters_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ MEASURED = "model.calibration."
 SHAPING = ("backbone", "layers", "norm", "strategy")
 SCORING = ("score_top_k", "output_relu", "image_size")
 CALIBRATING = ("emphasize_known", "reconstruction_prior")
-ONLY_PLAIN = "Expected weights_only=True, got False. Do leave it out: checkpoints of Ckaad hold plain data only."
+ONLY_PLAIN = "`weights_only` is False, which lets a checkpoint run code. Leave it out: Ckaad's hold plain data only."
 LIGHTNINGS_OWN = {"state_dict", "pytorch-lightning_version"}
 FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)|type ([\w.]+) whose|(?:class|function) '?([\w.]+)")
 
@@ -93,6 +94,9 @@ def loading_arguments(path: object, *arguments: Any, **named: Any) -> dict[str, 
     if isinstance(path, str | Path) and "://" not in str(path):
         content = read_checkpoint(path)
         named.setdefault("post_processor", post_processor_of(content.get("anomalib_post_processor_config")))
+        # Lightning leaves names out that the constructor does not have; those of before come under today's.
+        before, today = content.get("hyper_parameters") or {}, hyper_parameters_of(content)
+        named = {**{name: value for name, value in today.items() if before.get(name) != value}, **named}
     if False in (named.get("weights_only", True), *arguments[3:]):
         raise CheckpointError(ONLY_PLAIN)
     return named
@@ -110,18 +114,18 @@ def loading_error(path: object, error: Exception) -> str:
 
     Example:
         >>> loading_error("a.ckpt", EOFError("Ran out of input"))
-        'Expected a readable file of tensors, got a.ckpt (EOFError). Do copy it again from where it was written.'
+        'Cannot read a.ckpt (EOFError): it is damaged or of another format. Copy it again from where it was written.'
     """
     found = FORBIDDEN.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if found is not None:
         name = next(filter(None, found.groups()))
         return (
-            f"Expected a file of tensors and plain data, got {path}, which asks for {name}: code that would run on "
-            "loading. Do not load it by other means unless you trust its source."
+            f"{path} asks for {name}, code that would run on loading. Only tensors and plain data are loaded. Do not "
+            "load it by other means unless you trust its source."
         )
     return (
-        f"Expected a readable file of tensors, got {path} ({type(error).__name__}). "
-        "Do copy it again from where it was written."
+        f"Cannot read {path} ({type(error).__name__}): it is damaged or of another format. Copy it again from where it "
+        "was written."
     )
 
 
@@ -136,7 +140,7 @@ def check(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
     warn_of_newer(checkpoint)
 
 
-def check_kind(checkpoint: Mapping[str, Any], path: object = "it") -> None:
+def check_kind(checkpoint: Mapping[str, Any], path: object = "given") -> None:
     """Check that a checkpoint is of a Ckaad.
 
     Raises:
@@ -168,7 +172,7 @@ def check_fit(model: pl.LightningModule, checkpoint: Mapping[str, Any], *, warm_
         differing = _differences(model, checkpoint, SCORING)
         if differing:
             told = ", ".join(f"{name} {theirs!r}, not {own!r}" for name, (own, theirs) in differing.items())
-            logger.warning("The checkpoint's model was scored with %s: scores and thresholds do not match.", told)
+            logger.warning("The checkpoint was trained with %s: its thresholds do not fit the scores.", told)
         _warn_of_calibration(model, checkpoint)
 
 
@@ -180,7 +184,7 @@ def _warn_of_calibration(model: pl.LightningModule, checkpoint: Mapping[str, Any
     if not getattr(model, "calibrate", True):
         asked["calibrate"] = False
     for name, value in asked.items():
-        logger.warning("The checkpoint's map is calibrated: %s=%r has no effect but on a new training.", name, value)
+        logger.warning("The checkpoint's map is calibrated: %s=%r has an effect on a new training only.", name, value)
 
 
 def read_warm_start(model: pl.LightningModule, path: str) -> dict[str, Tensor]:
@@ -222,11 +226,11 @@ def warn_of_newer(checkpoint: Mapping[str, Any]) -> None:
         theirs = str(checkpoint.get(key, own))
         if _numbers(theirs) > _numbers(own):
             logger.warning(
-                "Expected a checkpoint of %s %s or older, got one of %s. Do upgrade %s if anything fails.",
+                "The checkpoint was written by %s %s, which is newer than the installed %s. Upgrade it if anything "
+                "fails.",
                 package,
-                own,
                 theirs,
-                package,
+                own,
             )
 
 
@@ -234,10 +238,10 @@ def _check_path(path: object) -> None:
     if not isinstance(path, str | Path) or "://" in str(path):
         return  # an open file or an address: whoever opens it says what is wrong
     if Path(path).is_dir():
-        msg = f"Expected a checkpoint file, got the folder {path}. Do name the file in it, such as model.ckpt."
+        msg = f"The checkpoint {path} is a folder. Pass the file in it, such as {Path(path) / 'model.ckpt'}."
         raise CheckpointError(msg)
     if not Path(path).is_file():
-        msg = f"Expected a checkpoint file, got {path}, which does not exist. Do correct the path."
+        msg = f"There is no checkpoint {path}. Correct the path."
         raise CheckpointError(msg)
 
 
@@ -253,8 +257,8 @@ def _check_sums(path: object) -> None:
 
 def _not_ours(path: object) -> str:
     return (
-        f"Expected a checkpoint of Ckaad, got {path} without tensors of its auto-encoder. "
-        "Do pass a checkpoint that training Ckaad has written, or --model with the model that wrote this one."
+        f"The checkpoint {path} is not of Ckaad: it has no auto-encoder. Pass one that training Ckaad has written, or "
+        "--model with the model that wrote this one."
     )
 
 
@@ -274,8 +278,9 @@ def _differences(
     model: pl.LightningModule, checkpoint: Mapping[str, Any], names: tuple[str, ...]
 ) -> dict[str, tuple[object, object]]:
     """Arguments that a model and a checkpoint's model have with other values: the model's, the checkpoint's."""
-    theirs = checkpoint.get("hyper_parameters") or {}
-    own = model.hparams
+    if not checkpoint.get("hyper_parameters"):
+        return {}
+    theirs, own = flat(hyper_parameters_of(checkpoint)), flat(model.hparams)
     return {n: (own[n], theirs[n]) for n in names if n in own and n in theirs and own[n] != theirs[n]}
 
 
@@ -286,11 +291,11 @@ def _misfit(
     if differing:
         wanted, got = (", ".join(f"{n} {pair[side]!r}" for n, pair in differing.items()) for side in (0, 1))
         names = " and ".join(differing)
-        return f"Expected a checkpoint of {wanted}, got one of {got}. Do pass the model the checkpoint's {names}."
+        return f"The checkpoint was trained with {got}, but the model has {wanted}. Pass the checkpoint's {names}."
     shapes = ["no such tensor" if value is None else f"shape {tuple(value.shape)}" for value in (own, found)]
     return (
-        f"Expected tensor {name!r} of the checkpoint with {shapes[0]}, got {shapes[1]}. "
-        "Do pass the model the checkpoint's backbone, layers, norm and strategy."
+        f"The checkpoint does not fit the model: tensor {name!r} has {shapes[1]} in the checkpoint and {shapes[0]} in "
+        "the model. Pass the checkpoint's backbone, layers, norm and strategy."
     )
 
 

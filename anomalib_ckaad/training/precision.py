@@ -1,56 +1,72 @@
-"""Whether this CPU is faster in bfloat16: measured, since what a processor says it can do is not what it is good at."""
+"""Whether training steps run in bfloat16: where the processor multiplies such numbers in hardware, or as asked."""
 
-import time
-from functools import cache
+import logging
+from contextlib import AbstractContextManager, nullcontext
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-WORTHWHILE = 1.5
-"""From this speed-up on training runs in bfloat16; below, rounding buys too little."""
+from anomalib_ckaad.errors import ConfigurationError
+from anomalib_ckaad.host.torch_state import has_fast_bfloat16
+
+logger = logging.getLogger(__name__)
+
+EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 LEAST_PIXELS = 128 * 128
 """Smaller images gain less: what they take is reading the weights, which stay in float32."""
-REPEATS = 9
 
 
-@cache
-def bfloat16_speed_up() -> float:
-    """How many times as fast as in float32 a 3x3 convolution is in bfloat16 on this CPU.
+class TrainingPrecision:
+    """Chooses bfloat16 or full precision for the steps of a training; what is scored always is in full precision.
 
-    Measured once a process, in some ten milliseconds: on one thread, as several wait for the slowest; by turns, and the
-    best run of each, so that other programs matter little.
+    The choice depends on the processor and the arguments alone, so that the same seed gives the same model.
 
-    Returns:
-        The ratio; 0 where there is no such convolution.
-
-    Example:
-        >>> bfloat16_speed_up() >= 0
-        True
+    Args:
+        wanted: True or False where the user has decided. None takes bfloat16 on CPUs that multiply such numbers in
+            hardware, for images of 128x128 pixels and more. GPUs get it only if asked: their small batches wait for the
+            CPU in any precision.
     """
-    generator = torch.Generator().manual_seed(0)  # training's own random numbers stay what they are
-    images, weight = (torch.randn(shape, generator=generator) for shape in ((4, 64, 32, 32), (64, 64, 3, 3)))
-    images = images.contiguous(memory_format=torch.channels_last)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _ratio((images, weight), (images.bfloat16(), weight.bfloat16()))
-    except RuntimeError:  # what torch raises for an operation that it does not have
-        return 0.0
-    finally:
-        torch.set_num_threads(threads)
 
+    def __init__(self, wanted: bool | None = None) -> None:  # noqa: FBT001 - three values
+        self.wanted = wanted
+        self.uses_bfloat16 = False
+        self.resumed: bool | None = None
+        """What a training that is resumed was begun in, from its checkpoint."""
 
-@torch.no_grad()
-def _ratio(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """Seconds of one convolution by those of another."""
-    taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPEATS + 1):  # the first prepares
-        for seconds, (images, weight) in zip(taken, (one, other), strict=True):
-            begin = time.perf_counter()
-            functional.conv2d(images, weight, padding=1)
-            seconds.append(time.perf_counter() - begin)
-    return min(taken[0][1:]) / min(taken[1][1:])
+    def begin(self, trainer: pl.Trainer, device: torch.device, dtype: torch.dtype) -> None:
+        """Choose for a training that is about to start.
+
+        Raises:
+            ConfigurationError: If the trainer's precision is one that CKAAD's losses do not survive.
+        """
+        if trainer.precision not in EXACT_PRECISIONS:
+            msg = (
+                f"Ckaad cannot be trained in precision {trainer.precision}. Use one of {', '.join(EXACT_PRECISIONS)}, "
+                "such as --trainer.precision bf16-mixed."
+            )
+            raise ConfigurationError(msg)
+        resumed = self.resumed if trainer.ckpt_path else None
+        self.resumed = None
+        chosen = self.wanted if self.wanted is not None else resumed
+        wanted = use_bfloat16(chosen, trainer.precision, device, dtype)
+        self.uses_bfloat16 = trainer.strategy.broadcast(wanted)  # every process in the first one's precision
+        if self.wanted is None and self.uses_bfloat16:
+            reason = "which this processor is faster in" if resumed is None else "as this training was begun"
+            logger.info(
+                "Training steps run in bfloat16, %s, for images of 128x128 pixels and more; `autocast: false` turns "
+                "it off.",
+                reason,
+            )
+
+    def covers(self, images: Tensor) -> bool:
+        """Whether a step on images (N, 3, H, W) runs in bfloat16: small ones do only if it was asked for."""
+        is_large = images.shape[-2] * images.shape[-1] >= LEAST_PIXELS
+        return self.uses_bfloat16 and (is_large or self.wanted is True)
+
+    def step(self, images: Tensor) -> AbstractContextManager[object]:
+        """Autocast for a step on images (N, 3, H, W), or nothing: what the trainer has chosen stays as it is."""
+        return torch.autocast(images.device.type, torch.bfloat16) if self.covers(images) else nullcontext()
 
 
 def use_bfloat16(
@@ -62,8 +78,7 @@ def use_bfloat16(
     """Whether training steps run under bfloat16 autocast that the trainer has not asked for.
 
     Args:
-        wanted: True or False where somebody has decided; None measures on a CPU. A GPU is given it only if it is asked
-            for: small batches keep it waiting in any precision, so that it saves memory more than time.
+        wanted: As for ``TrainingPrecision``.
         precision: The trainer's; anything but its default ``32-true`` has been chosen and stands.
         device: Where training runs; only CPUs and CUDA's devices are looked at.
         dtype: Of the weights; only float32 ones are.
@@ -76,14 +91,4 @@ def use_bfloat16(
     """
     if wanted is False or precision != "32-true" or device.type not in {"cpu", "cuda"} or dtype != torch.float32:
         return False
-    return wanted is True or (device.type == "cpu" and bfloat16_speed_up() >= WORTHWHILE)
-
-
-def is_worthwhile(wanted: bool | None, images: Tensor) -> bool:  # noqa: FBT001 - three values
-    """Whether images (N, 3, H, W) are large enough for bfloat16 to gain much, unless somebody has decided.
-
-    Example:
-        >>> is_worthwhile(None, torch.zeros(1, 3, 256, 256)), is_worthwhile(None, torch.zeros(1, 3, 64, 64))
-        (True, False)
-    """
-    return wanted is True or images.shape[-2] * images.shape[-1] >= LEAST_PIXELS
+    return wanted is True or (device.type == "cpu" and has_fast_bfloat16())

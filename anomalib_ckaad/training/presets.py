@@ -1,13 +1,10 @@
 """Values of arguments that go together: the paper's, and those that were measured to suit a few hundred steps."""
 
-import math
 from functools import cache
 from typing import Literal, NamedTuple
 
-import lightning.pytorch as pl
 from timm.models.resnet import ResNet
 
-from anomalib_ckaad.data.reading.image_files import datamodule_of
 from anomalib_ckaad.network.backbone import build_on_meta
 from anomalib_ckaad.scoring.anomaly_map import TopK
 
@@ -36,11 +33,6 @@ class Preset(NamedTuple):
     synthetic: bool
 
 
-PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
-"""The paper's number of epochs by the class of the data."""
-PAPER_EPOCHS_ELSEWHERE = 200
-VALIDATIONS = 20
-"""How often a training of few images is validated at least."""
 PRESETS: dict[PresetName, Preset] = {
     "paper": Preset(
         (1, 2, 3),
@@ -69,32 +61,10 @@ def preset_of(backbone: str) -> PresetName:
     """The paper's for the ResNets that it was written for, the measured one for all others.
 
     Raises:
-        ValueError: If timm does not know the backbone.
+        ConfigurationError: If timm does not know the backbone.
 
     Example:
         >>> preset_of("wide_resnet50_2"), preset_of("tf_efficientnet_lite0")
         ('paper', 'measured')
     """
     return "paper" if isinstance(build_on_meta(backbone), ResNet) else "measured"
-
-
-def paper_epochs(trainer: pl.Trainer) -> int:
-    """The paper's number of epochs for the data of a trainer."""
-    datamodule = datamodule_of(trainer)
-    kind = type(getattr(datamodule, "data", datamodule)).__name__  # KnownAnomalies wraps what counts
-    return PAPER_EPOCHS.get(kind, PAPER_EPOCHS_ELSEWHERE)
-
-
-def schedule_of(steps: int, batches: float) -> tuple[int, int]:
-    """Whole epochs of so many batches that hold at least so many steps, and after how many to validate.
-
-    An epoch of a few images is a step or two, and validation takes longer than that: some twenty are enough. The last
-    epoch is validated, as thresholds come from there.
-
-    Example:
-        >>> schedule_of(400, batches=24), schedule_of(400, batches=3000), schedule_of(400, batches=3)
-        ((17, 1), (1, 1), (138, 6))
-    """
-    epochs = max(1, math.ceil(steps / max(1, batches)))
-    between = max(1, epochs // VALIDATIONS)
-    return between * math.ceil(epochs / between), between

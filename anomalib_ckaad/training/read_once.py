@@ -1,16 +1,16 @@
-"""Keeps images of a data set in memory once they are read, for epochs in which nothing about them is random."""
+"""Keeps the images of a data set in memory once they are read, where nothing about them is random."""
 
 import copy
 from typing import Any, cast
 
 import lightning.pytorch as pl
-from anomalib.data import AnomalibDataset
 from lightning.pytorch import Callback
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from anomalib_ckaad.data.reading.image_files import datamodule_of
 from anomalib_ckaad.features.cache import is_fixed
+from anomalib_ckaad.host.data_sets import reads_as_anomalib
+from anomalib_ckaad.host.trainer import datamodule_of
 
 SUBSETS = ("train_data", "known_data", "val_data")
 """What is gone through in every epoch; a test comes once."""
@@ -112,7 +112,7 @@ class ReadImagesOnce(Callback):
         """Put data sets that keep what is read in place of the training and validation data."""
         data, model = datamodule_of(trainer), cast("Any", pl_module)  # a Ckaad
         read_anew(data)
-        limit = model.feature_cache.limit
+        limit = model.frozen_features.cache.limit
         if limit <= 0 or data is None or model.device.type != "cpu" or getattr(data, "num_workers", None) != 0:
             return
         subsets = {name: getattr(data, name) for name in SUBSETS if getattr(data, name, None) is not None}
@@ -131,13 +131,12 @@ class ReadImagesOnce(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give all memory back: data and model may be used again."""
         del exception
-        cast("Any", pl_module).forget_features()
+        cast("Any", pl_module).frozen_features.end()
         read_anew(datamodule_of(trainer))
 
 
 def _gives_the_same(data: object) -> bool:
-    reads_as_anomalib = isinstance(data, AnomalibDataset) and type(data).__getitem__ is AnomalibDataset.__getitem__
-    return reads_as_anomalib and is_fixed(getattr(data, "augmentations", None))
+    return reads_as_anomalib(data) and is_fixed(getattr(data, "augmentations", None))
 
 
 def read_anew(datamodule: pl.LightningDataModule | None) -> None:

@@ -1,4 +1,4 @@
-"""Training images once more in their order, for what is measured of them before a training ends."""
+"""The training images once more, in their order: the map is calibrated on them before a training ends."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -8,10 +8,11 @@ import lightning.pytorch as pl
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch
 from anomalib.data.utils import LabelName
-from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from anomalib_ckaad.data.reading.image_files import datamodule_of
+from anomalib_ckaad.distributed import rank_and_count
+from anomalib_ckaad.errors import DataError
+from anomalib_ckaad.host.trainer import datamodule_of
 from anomalib_ckaad.training.read_once import ReadOnce
 
 LARGEST_SHARE = 2000
@@ -23,15 +24,15 @@ def check_can_be_read_again(trainer: pl.Trainer) -> None:
     """Refuse training data whose images cannot be looked up by number once more.
 
     Raises:
-        ValueError: If they are an iterable data set, or have no length.
+        DataError: If they are an iterable data set, or have no length.
     """
     dataset = _training_data(trainer)
     if dataset is not None and (isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__")):
         msg = (
-            f"Expected training data with a length and images by number, which the map is calibrated on, got "
-            f"{type(dataset).__name__}. Do give such data, or set calibrate to false."
+            f"The map cannot be calibrated on {type(dataset).__name__}, which has no length or no images by number. "
+            "Train on a data set that has both, or turn calibration off with `research: {calibrate: false}`."
         )
-        raise ValueError(msg)
+        raise DataError(msg)
 
 
 def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterator[ImageBatch]:
@@ -81,11 +82,7 @@ def _batches(
     *,
     at_least_one: bool = False,
 ) -> Iterator[ImageBatch]:
-    rank, world = (
-        (distributed.get_rank(), distributed.get_world_size())
-        if distributed.is_available() and distributed.is_initialized()
-        else (0, 1)
-    )
+    rank, world = rank_and_count()
     count = min(len(chosen), at_most)
     spread = [chosen[place * len(chosen) // count] for place in range(count)]
     own = list(spread[rank::world])

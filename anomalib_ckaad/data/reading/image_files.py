@@ -5,8 +5,6 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-import lightning.pytorch as pl
-from lightning.pytorch import Callback
 from PIL import Image
 
 from anomalib_ckaad.data.reading.decoding import TURNED, needs_conversion
@@ -88,25 +86,3 @@ def find_unreadable(paths: Iterable[str | Path]) -> str | None:
         except (OSError, SyntaxError) as error:
             return unreadable(path, error)
     return None
-
-
-def datamodule_of(trainer: pl.Trainer) -> pl.LightningDataModule | None:
-    """The datamodule that a trainer works on, or None where it was given loaders."""
-    return getattr(trainer, "datamodule", None)
-
-
-class NameUnreadableImages(Callback):
-    """Where reading an image ends a run, adds to the exception which file it was: Pillow does not tell."""
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Look for the file only once something has failed, so that it costs nothing otherwise."""
-        del pl_module
-        if not isinstance(exception, OSError | SyntaxError):
-            return
-        datamodule = datamodule_of(trainer)
-        for subset in ("train_data", "val_data", "test_data"):
-            samples = getattr(getattr(datamodule, subset, None), "samples", None)
-            found = None if samples is None else find_unreadable(samples.image_path)
-            if found:
-                exception.add_note(found)
-                return

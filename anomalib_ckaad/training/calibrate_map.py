@@ -1,0 +1,159 @@
+"""Calibrates the anomaly map on normal training images, before the validation that thresholds come from."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Protocol, cast
+
+import lightning.pytorch as pl
+import torch
+from anomalib.data import ImageBatch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from anomalib_ckaad.features.frozen_features import FrozenFeatures
+from anomalib_ckaad.host.pre_processor import prepare
+from anomalib_ckaad.scoring.calibration import ResidualCalibration, ResidualMoments
+from anomalib_ckaad.scoring.known_directions import StandingOut, emphasis_of, emphasis_weight, largest_ratio
+from anomalib_ckaad.scoring.residuals import RECONSTRUCTION_PRIOR, reconstruction_share
+from anomalib_ckaad.torch_model import CkaadModel
+from anomalib_ckaad.training.labeled_batch import LabeledBatch
+from anomalib_ckaad.training.length import may_be_last_epoch, may_be_last_validation, validates
+from anomalib_ckaad.training.precision import TrainingPrecision
+from anomalib_ckaad.training.training_images import (
+    batches_of_known,
+    check_can_be_read_again,
+    count_normal,
+    normal_batches,
+)
+
+logger = logging.getLogger(__name__)
+
+COMPARED = 256
+"""Normal images, and known anomalies, that are compared at most: thousands of residuals that stand out."""
+
+
+class Trained(Protocol):
+    """What is calibrated: a Lightning module with these attributes."""
+
+    model: CkaadModel
+    pre_processor: nn.Module | None
+    frozen_features: FrozenFeatures
+    training_precision: TrainingPrecision
+
+
+class CalibrateMap(Callback):
+    """Calibrates the map of a ``Ckaad`` wherever its training may end, once for the same weights.
+
+    Args:
+        reconstruction_prior: As for ``reconstruction_share``.
+        emphasize_known: Whether directions in which known anomalies stand out count more.
+    """
+
+    def __init__(self, reconstruction_prior: float = RECONSTRUCTION_PRIOR, *, emphasize_known: bool = True) -> None:
+        self.reconstruction_prior, self.emphasize_known = reconstruction_prior, emphasize_known
+        self._calibrated_at = -1
+        self._has_thresholds_without = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notice whether thresholds of an uncalibrated map are there already.
+
+        Raises:
+            DataError: If the training images cannot be looked at once more.
+        """
+        # A training that is resumed has thresholds; there may be no validation before it ends.
+        is_resumed = bool(trainer.ckpt_path) and validates(trainer)
+        self._has_thresholds_without = is_resumed and not _calibration_of(pl_module).is_set
+        self._calibrated_at = -1
+        check_can_be_read_again(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Calibrate before thresholds are set, where these may be the thresholds that are kept."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            is_wanted = may_be_last_validation(trainer)
+            if is_wanted:
+                self.calibrate(trainer, pl_module)
+            self._has_thresholds_without = not (is_wanted or _calibration_of(pl_module).is_set)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Calibrate at the end of an epoch that may be the last, unless thresholds are of the uncalibrated map."""
+        if not may_be_last_epoch(trainer):
+            return
+        if self._has_thresholds_without:
+            logger.warning(
+                "Training ended after epoch %d, which was not known before its validation. The map stays uncalibrated, "
+                "as the thresholds are of the uncalibrated one. End training by max_epochs, max_steps or "
+                "EarlyStopping.",
+                trainer.current_epoch,
+            )
+            return
+        self.calibrate(trainer, pl_module)
+
+    def calibrate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the residuals of training images, once for these weights."""
+        if self._calibrated_at == trainer.global_step:
+            return
+        self._calibrated_at = trainer.global_step
+        module = cast("Trained", pl_module)
+        calibration, auto_encoder = module.model.calibration, module.model.auto_encoder
+        was_training = auto_encoder.training
+        auto_encoder.eval()  # as it scores
+        with torch.inference_mode(mode=False), torch.no_grad(), trainer.precision_plugin.forward_context():
+            share = trainer.strategy.broadcast(reconstruction_share(count_normal(trainer), self.reconstruction_prior))
+            moments = ResidualMoments(share)
+            for features, reconstructions, is_anomalous in _reconstructed(module, normal_batches(trainer)):
+                moments.add([f[~is_anomalous] for f in features], [g[~is_anomalous] for g in reconstructions])
+            moments.reduce()
+            calibration.set(moments)
+            if calibration.is_set:
+                logger.info(
+                    "The map is calibrated on %d normal images; %.2f of the reconstruction is subtracted.",
+                    moments.images,
+                    share,
+                )
+                if self.emphasize_known:
+                    _emphasize(trainer, module, share)
+        auto_encoder.train(was_training)
+
+
+def _emphasize(trainer: pl.Trainer, module: Trained, share: float) -> None:
+    """Let directions count more in which known anomalies stand out, if there are any."""
+    known = _standing_out(module, batches_of_known(trainer, COMPARED), anomalous=True)
+    if known.images:
+        normal = _standing_out(module, normal_batches(trainer, COMPARED), anomalous=False)
+        emphasis = emphasis_of(normal, known, emphasis_weight(known.images, share))
+        logger.info(
+            "Directions in which %d known anomalies stand out count up to %.1f times as much as others.",
+            known.images,
+            largest_ratio(emphasis),
+        )
+        module.model.calibration.emphasize(emphasis)
+
+
+def _standing_out(module: Trained, batches: Iterable[ImageBatch], *, anomalous: bool) -> StandingOut:
+    calibration = module.model.calibration
+    whitenings = [calibration.get_buffer(f"whitening_{stage}") for stage in range(calibration.stages)]
+    found = StandingOut([one.shape[-1] for one in whitenings], like=whitenings[0])
+    for features, reconstructions, is_anomalous in _reconstructed(module, batches):
+        wanted = is_anomalous == anomalous
+        found.add(calibration.whitened([f[wanted] for f in features], [g[wanted] for g in reconstructions]))
+    found.reduce()
+    return found
+
+
+def _reconstructed(
+    module: Trained, batches: Iterable[ImageBatch]
+) -> Iterator[tuple[list[Tensor], list[Tensor], Tensor]]:
+    """Features, their reconstructions, and which images are known anomalies."""
+    for batch in batches:
+        found = LabeledBatch.of(batch, torch.float32)
+        images = prepare(module.pre_processor, found.images).to(
+            module.model.dtype
+        )  # in this order, as training has them
+        # Those of a training in bfloat16 are others: kept besides, they would take twice as much again.
+        paths = [None] * len(found) if module.training_precision.covers(images) else found.paths
+        features = module.frozen_features(module.model.backbone, images, paths, "train_data")
+        yield features, module.model.auto_encoder(features), found.is_anomalous
+
+
+def _calibration_of(pl_module: pl.LightningModule) -> ResidualCalibration:
+    return cast("Trained", pl_module).model.calibration
