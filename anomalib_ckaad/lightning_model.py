@@ -290,11 +290,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """One alternating step, equation (13), on the batch's normal images and its known or synthetic anomalies."""
         del batch_idx
-        found = LabeledBatch.of(batch, self.model.dtype).normal_first()
-        if not self.objective.strategy.needs_anomalies:
-            found = found.normal()
-        if self._makes_anomalies and (self.synthesis or not found.is_anomalous.any()):
-            found = found.with_synthetic(self._synthesize)
+        found = self.learned_from(batch)
         optimizers: Any = self.optimizers()  # Lightning's wrappers, which count steps
         own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
         try:
@@ -315,6 +311,19 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         for name, value in losses.items():
             self.log(name, value, on_step=True, on_epoch=True, prog_bar=name in SHOWN_LOSSES, batch_size=len(found))
         return losses
+
+    def learned_from(self, batch: ImageBatch) -> LabeledBatch:
+        """What a step learns from: normal images, then known anomalies, then synthetic ones.
+
+        Raises:
+            DataError: If no image is normal.
+        """
+        found = LabeledBatch.of(batch, self.model.dtype).normal_first()
+        if not self.objective.strategy.needs_anomalies:
+            return found.normal()
+        if self._makes_anomalies and (self.synthesis or not found.is_anomalous.any()):
+            return found.with_synthetic(self._synthesize)
+        return found
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> Any:  # noqa: ANN401 - Lightning's
         """Score a batch, and log the error of its normal images."""

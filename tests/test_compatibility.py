@@ -58,9 +58,7 @@ def test_training_in_float64_gives_the_same_scores(
     run, kept = RUNS[name], KeepScores()
     model, data = make_model(run), data_of(data_root, run)
     names = {key: list(value.shape) for key, value in model.state_dict().items()}
-    engine = Engine(
-        default_root_dir=tmp_path, max_epochs=run["epochs"], precision="64-true", callbacks=[kept], **QUIET
-    )
+    engine = Engine(default_root_dir=tmp_path, max_epochs=run["epochs"], precision="64-true", callbacks=[kept], **QUIET)
     engine.fit(model, datamodule=data)
     logged = {key: float(value) for key, value in engine.trainer.callback_metrics.items()}
     assert logged == pytest.approx(FACTS["logged"][name], rel=1e-9)
@@ -77,7 +75,7 @@ def test_hyper_parameters_of_before_mean_the_same(name: str) -> None:
     today = hyper_parameters_of({"hyper_parameters": before})
     own = flat(make_model(RUNS[name]).hparams)
     found = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
-    taken = {key: value for key, value in flat(today).items() if key not in {"pre_trained"}}
+    taken = {key: value for key, value in flat(today).items() if key != "pre_trained"}
     assert {key: found[key] for key in taken} == taken
 
 

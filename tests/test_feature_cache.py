@@ -10,9 +10,11 @@ from anomalib.engine import Engine
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 
 from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.features.cache import FeatureCache, is_fixed
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
+from tests.models import make_ckaad
 
 
 def stages(images: torch.Tensor) -> list[torch.Tensor]:
@@ -49,10 +51,12 @@ def fit(
     data: Any = make_folder_data(root, train_augmentations=augmentations)
     data = KnownAnomalies(data, count=2) if known else data
     defaults = {"backbone": "resnet18", "layers": (2, 3), "pre_trained": False, "image_size": 64, "seed": 0}
-    model = Ckaad(max_epochs=3, visualizer=False, evaluator=False, **{**defaults, **arguments})
+    model = make_ckaad(visualizer=False, evaluator=False, **{**defaults, **arguments})
     seen: list[int] = []
     model.model.backbone.register_forward_hook(lambda _module, args, _out: seen.append(len(args[0])))
-    Engine(default_root_dir=folder, accelerator="cpu", enable_progress_bar=False).fit(model, datamodule=data)
+    Engine(default_root_dir=folder, accelerator="cpu", enable_progress_bar=False, max_epochs=3).fit(
+        model, datamodule=data
+    )
     return model, seen
 
 
@@ -60,12 +64,12 @@ def fit(
 def test_trains_to_the_same_weights(known: bool, folder_root: Path, tmp_path: Path) -> None:
     """Four normal images to train on, two to validate on; two known anomalies, or a synthetic one for each image."""
     cached, few = fit(folder_root, tmp_path / "a", known=known)
-    computed, many = fit(folder_root, tmp_path / "b", known=known, feature_cache=0)
+    computed, many = fit(folder_root, tmp_path / "b", known=known, cache={"memory": 0})
     for (name, value), expected in zip(cached.state_dict().items(), computed.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5, equal_nan=True, msg=name)
     assert sum(many) == 3 * (4 + 2 + 4)
     assert sum(few) == (4 + 2 + 2 if known else 4 + 2 + 3 * 4)
-    assert cached.feature_cache._features == {}
+    assert cached.frozen_features.cache._features == {}
 
 
 def test_off_where_images_change(folder_root: Path, tmp_path: Path) -> None:
@@ -81,7 +85,7 @@ def test_another_image_under_a_known_name_is_computed(caplog: pytest.LogCaptureF
             for found, expected in zip(cache.get(images, ["a", "b"], stages), stages(images), strict=True):
                 assert torch.equal(found, expected)
     assert cache.computed == 3 * 2
-    assert caplog.text.count("Images are not the same in each epoch") == 1
+    assert caplog.text.count("Some images change from epoch to epoch") == 1
 
 
 def test_a_subclass_may_do_anything() -> None:
@@ -105,16 +109,16 @@ def test_draws_of_a_data_sets_own_are_seen(folder_root: Path, tmp_path: Path) ->
 
     data.train_data.__class__ = Noisy
     data.setup = lambda stage=None: None
-    model = Ckaad(
-        "resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, max_epochs=3, strategy="recon", visualizer=False
-    )
+    model = make_ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, strategy="recon", visualizer=False)
     seen: list[int] = []
     model.model.backbone.register_forward_hook(lambda _module, args, _out: seen.append(len(args[0])))
-    Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False).fit(model, datamodule=data)
+    Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False, max_epochs=3).fit(
+        model, datamodule=data
+    )
     assert sum(seen) == 3 * 4 + 2  # validation images stay as they are
 
 
 @pytest.mark.parametrize("value", [-1, "much"])
 def test_bad_limit(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"Expected feature_cache to be a number of GiB of at least 0, got .*\. Do"):
-        Ckaad(backbone="resnet18", pre_trained=False, feature_cache=value)
+    with pytest.raises(ConfigurationError, match=rf"`memory` in `cache` must be .* at least 0, not {value!r}"):
+        make_ckaad(backbone="resnet18", pre_trained=False, cache={"memory": value})

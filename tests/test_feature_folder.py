@@ -6,7 +6,6 @@ import multiprocessing
 import re
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -14,13 +13,14 @@ from anomalib.engine import Engine
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.features import folder as feature_folder
 from anomalib_ckaad.features.cache import FeatureCache
-from anomalib_ckaad.features.folder import FeatureFolder, hash_image
+from anomalib_ckaad.features.folder import FeatureFolder, describe_transform, hash_image, open_folder
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.network.backbone import FrozenBackbone
-from anomalib_ckaad.training.fast_training import describe_transform, open_folder
 from tests.conftest import make_folder_data
+from tests.models import make_ckaad
 
 KEY = "ab" * 32
 CONFIGURATION = {"backbone": "tiny"}
@@ -37,7 +37,7 @@ def open_cache(root: Path, limit: float = 2**20, memory: float = 2**20, **config
 
 
 def files(root: Path) -> list[Path]:
-    return sorted(root.rglob("*.features"))
+    return sorted(root.rglob("[!.]*.safetensors"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -49,7 +49,7 @@ def test_round_trip(dtype: torch.dtype, tmp_path: Path) -> None:
     for one, other in zip(found, features, strict=True):
         assert one.dtype == dtype
         assert torch.equal(one, other)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".part-*"))
 
 
 @pytest.mark.parametrize("memory", [0, 2**20])
@@ -95,18 +95,12 @@ def test_each_part_of_the_key(tmp_path: Path) -> None:
 
     own = folder(backbone, transform())
     assert folder(backbone, transform()) == own
-    unfolded = FrozenBackbone("resnet18", (1, 2), fold=False)
-    first = FrozenBackbone("resnet18", (1, 2), channels_last=False)
-    for other in (unfolded, first):
-        other.load_state_dict(backbone.state_dict())
     others = [
         folder(backbone, transform(9)),
         folder(backbone, transform(mean=0.4)),
         folder(backbone, None),
         folder(FrozenBackbone("resnet18", (1,)), transform()),
         folder(FrozenBackbone("resnet34", (1, 2)), transform()),
-        folder(unfolded, transform()),
-        folder(first, transform()),
     ]
     with torch.no_grad():
         next(backbone.parameters())[0, 0, 0, 0] += 1e-3
@@ -129,8 +123,8 @@ def test_damaged_files_are_computed_again(tmp_path: Path, caplog: pytest.LogCapt
     whole[1].write_bytes(content[: len(content) // 2])
     whole[2].write_bytes(b"")
     for path, right, wrong in (
-        (whole[3], b"float32", b"  int32"),
-        (whole[4], b"[8, 8, 2]", b"[8, 4, 2]"),
+        (whole[3], b'"F32"', b'"I32"'),
+        (whole[4], b"[8,8,2]", b"[8,2,8]"),
         (whole[5], b"8", b"x"),
     ):
         content = path.read_bytes()
@@ -143,7 +137,7 @@ def test_damaged_files_are_computed_again(tmp_path: Path, caplog: pytest.LogCapt
         assert torch.equal(one, other)
     assert cache.computed == 6
     assert len(caplog.records) == 1
-    assert "damaged file" in caplog.text
+    assert "are damaged" in caplog.text
     mended = open_cache(tmp_path)
     mended.get(images, names, stages)
     assert mended.computed == 0
@@ -152,9 +146,9 @@ def test_damaged_files_are_computed_again(tmp_path: Path, caplog: pytest.LogCapt
 def test_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
     images = torch.rand(2, 3, 8, 8)
     open_cache(tmp_path).get(images[:1], ["a"], stages)
-    left = files(tmp_path)[0].with_suffix(".part")
+    left = files(tmp_path)[0].with_name(".part-0.safetensors")
     left.write_bytes(b"half")
-    of_others = tmp_path / "downloads" / "linux.iso.part"  # the folder may hold more than features
+    of_others = tmp_path / "downloads" / ".part-linux.iso"  # the folder may hold more than features
     of_others.parent.mkdir()
     of_others.write_bytes(b"half")
     open_cache(tmp_path).get(images[1:], ["b"], stages)
@@ -188,7 +182,7 @@ def test_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(files(tmp_path)) == 3
     assert cache.computed == 4 + 2
     assert len(caplog.records) == 1
-    assert re.search(r"Expected room for features in .*, got .* with a cache_limit of .*\. Do raise", caplog.text)
+    assert re.search(r"has reached its limit of .* GiB\. .* Raise `folder_limit`", caplog.text)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
@@ -198,7 +192,7 @@ def test_disk_that_takes_nothing(
     def refuse(*_: Any) -> None:
         raise OSError(code, "no")
 
-    monkeypatch.setattr(feature_folder, "_write_whole", refuse)
+    monkeypatch.setattr(feature_folder, "write_whole", refuse)
     images = torch.rand(2, 3, 8, 8)
     cache = open_cache(tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -210,12 +204,15 @@ def test_disk_that_takes_nothing(
 
 
 def test_no_half_file_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = MagicMock()
-    full.__enter__.return_value.write.side_effect = OSError(errno.ENOSPC, "full")
-    monkeypatch.setattr(feature_folder.os, "fdopen", lambda *_: full)
+    def half(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
     FeatureFolder(tmp_path, 2**20, CONFIGURATION).write(KEY, [torch.ones(3)])
     assert not files(tmp_path)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".part-*"))
 
 
 def fill(root: Path, limit: int, images: Tensor, order: list[int], results: Any) -> None:
@@ -253,26 +250,26 @@ def test_training_from_a_folder(folder_root: Path, tmp_path: Path) -> None:
     """A second training looks at no image again, and ends in the same weights."""
 
     def fit(name: str, **arguments: Any) -> tuple[Ckaad, int]:
-        model = Ckaad(
-            "resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, max_epochs=2, visualizer=False,
+        model = make_ckaad(
+            "resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, visualizer=False,
             evaluator=False, strategy="recon", **arguments,
         )  # fmt: skip
-        engine = Engine(default_root_dir=tmp_path / name, accelerator="cpu", enable_progress_bar=False)
+        engine = Engine(default_root_dir=tmp_path / name, accelerator="cpu", enable_progress_bar=False, max_epochs=2)
         engine.fit(model, datamodule=make_folder_data(folder_root))
-        return model, model.feature_cache.computed
+        return model, model.frozen_features.cache.computed
 
-    first, many = fit("a", cache_dir=tmp_path / "cache")
-    second, none = fit("b", cache_dir=tmp_path / "cache", feature_cache=0)
+    first, many = fit("a", cache={"folder": tmp_path / "cache"})
+    second, none = fit("b", cache={"folder": tmp_path / "cache", "memory": 0})
     assert (many, none) == (6, 0)
-    assert first.feature_cache.folder is None
+    assert first.frozen_features.cache.folder is None
     for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("value", [-1, "much"])
 def test_bad_limit(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"Expected cache_limit to be a number of GiB of at least 0, got .*\. Do"):
-        Ckaad(backbone="resnet18", pre_trained=False, cache_limit=value)
+    with pytest.raises(ConfigurationError, match=rf"`folder_limit` in `cache` must be .* at least 0, not {value!r}"):
+        make_ckaad(backbone="resnet18", pre_trained=False, cache={"folder_limit": value})
 
 
 def test_image_hash() -> None:

@@ -14,6 +14,7 @@ from anomalib_ckaad.network.auto_encoder import FeatureAutoEncoder
 from anomalib_ckaad.network.discriminator import PatchDiscriminator
 from anomalib_ckaad.scoring.anomaly_map import anomaly_map, image_score
 from tests.golden_files import GoldenFile, golden_paths
+from tests.models import make_ckaad
 
 FORWARD_BOUNDS = {torch.float64: 1e-6, torch.float32: 2e-3}
 DTYPES = [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32")]
@@ -95,7 +96,7 @@ class History(Callback):
 def train(golden: GoldenFile, dtype: torch.dtype, tmp_path: Path) -> tuple[Ckaad, Tensor]:
     """Run the steps with Ckaad under Lightning's trainer, as users do."""
     of_auto_encoder, of_discriminator = golden.arrays["training/learning_rate"].tolist()
-    model = Ckaad(
+    model = make_ckaad(
         backbone="resnet18",
         layers=(2, 3),
         image_size=64,

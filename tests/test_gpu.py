@@ -9,11 +9,12 @@ from anomalib.engine import Engine
 
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.network.discriminator import PatchDiscriminator
-from anomalib_ckaad.network.grad_checkpointing import save_memory
+from anomalib_ckaad.network.grad_checkpointing import set_grad_checkpointing
 from anomalib_ckaad.network.objective import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.training.fast_training import make_adam
+from anomalib_ckaad.training.optimizer import make_adam
 from tests.conftest import make_folder_data
+from tests.models import make_ckaad
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -25,7 +26,7 @@ def three_steps(device: str, backbone: str, *, saving: bool) -> tuple[list[torch
     discriminator = PatchDiscriminator(model.auto_encoder.architecture.channels).double()
     model, discriminator = model.to(device), discriminator.to(device)
     if saving:
-        save_memory(model.auto_encoder, discriminator)
+        set_grad_checkpointing(model.auto_encoder, discriminator)
     optimizers = [make_adam(module.parameters(), 1e-3) for module in (model.auto_encoder, discriminator)]
     generator = torch.Generator().manual_seed(1)
     losses = []
@@ -53,10 +54,12 @@ def test_same_steps(backbone: str, saving: bool) -> None:
     torch.testing.assert_close(there[1], here[1], rtol=1e-5, atol=1e-6)
 
 
-def fit(root: Path, folder: Path, accelerator: str, **arguments: Any) -> tuple[Ckaad, Engine, set[torch.dtype]]:
+def fit(
+    root: Path, folder: Path, accelerator: str, epochs: int = 2, **arguments: Any
+) -> tuple[Ckaad, Engine, set[torch.dtype]]:
     """A trained and calibrated model, its engine, and the types of its reconstructions in training."""
-    defaults: dict[str, Any] = {"pre_trained": False, "image_size": 64, "seed": 0, "max_epochs": 2, "calibrate": True}
-    model = Ckaad("resnet18", (2, 3), **{**defaults, **arguments}, visualizer=False)
+    defaults: dict[str, Any] = {"pre_trained": False, "image_size": 64, "seed": 0, "calibrate": True}
+    model = make_ckaad("resnet18", (2, 3), **{**defaults, **arguments}, visualizer=False)
     seen: set[torch.dtype] = set()
 
     def note(_module: Any, _args: Any, out: Any) -> None:
@@ -64,7 +67,9 @@ def fit(root: Path, folder: Path, accelerator: str, **arguments: Any) -> tuple[C
             seen.add(out[0].dtype)
 
     model.model.auto_encoder.register_forward_hook(note)
-    engine = Engine(default_root_dir=folder, accelerator=accelerator, devices=1, enable_progress_bar=False)
+    engine = Engine(
+        default_root_dir=folder, accelerator=accelerator, devices=1, enable_progress_bar=False, max_epochs=epochs
+    )
     engine.fit(model, datamodule=make_folder_data(root, masks=True))
     return model, engine, seen
 
@@ -95,8 +100,8 @@ def test_known_anomalies_on_a_gpu(folder_root: Path, tmp_path: Path) -> None:
     from anomalib_ckaad import KnownAnomalies  # noqa: PLC0415
 
     data = KnownAnomalies(make_folder_data(folder_root, masks=True), count=2, seed=0)
-    model = Ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, max_epochs=1, calibrate=True)
-    engine = Engine(default_root_dir=tmp_path, accelerator="gpu", devices=1, enable_progress_bar=False)
+    model = make_ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, calibrate=True)
+    engine = Engine(default_root_dir=tmp_path, accelerator="gpu", devices=1, enable_progress_bar=False, max_epochs=1)
     engine.fit(model, datamodule=data)
     assert model.model.calibration.is_set
     (found,) = engine.test(model, datamodule=data)
@@ -104,9 +109,11 @@ def test_known_anomalies_on_a_gpu(folder_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_training_is_resumed(folder_root: Path, tmp_path: Path) -> None:
-    _, engine, _ = fit(folder_root, tmp_path / "first", "gpu", max_epochs=1)
+    _, engine, _ = fit(folder_root, tmp_path / "first", "gpu", epochs=1)
     (path,) = (tmp_path / "first").glob("**/model.ckpt")
-    model = Ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, max_epochs=2, visualizer=False)
-    engine = Engine(default_root_dir=tmp_path / "second", accelerator="gpu", devices=1, enable_progress_bar=False)
+    model = make_ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, visualizer=False)
+    engine = Engine(
+        default_root_dir=tmp_path / "second", accelerator="gpu", devices=1, enable_progress_bar=False, max_epochs=2
+    )
     engine.fit(model, datamodule=make_folder_data(folder_root), ckpt_path=str(path))
     assert model.current_epoch == 2

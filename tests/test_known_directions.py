@@ -17,9 +17,10 @@ from anomalib_ckaad.scoring import calibration as calibration_module
 from anomalib_ckaad.scoring.calibration import ResidualCalibration, ResidualMoments
 from anomalib_ckaad.scoring.known_directions import PRIOR, StandingOut, emphasis_of, emphasis_weight
 from anomalib_ckaad.scoring.residuals import reconstruction_share
-from anomalib_ckaad.training import calibration_methods
+from anomalib_ckaad.training import calibrate_map
 from anomalib_ckaad.training import training_images as batches_again
 from tests.conftest import make_folder_data
+from tests.models import make_ckaad
 
 SIZE, POSITIONS = 6, 100
 
@@ -143,7 +144,7 @@ def test_nothing_stands_out(value: float, caplog: pytest.LogCaptureFixture) -> N
     normal = standing_out(whitened(10, seed=0))
     (found,) = emphasis_of(normal, standing_out(torch.full((4, POSITIONS, SIZE), value, dtype=torch.float64)), 0.5)
     torch.testing.assert_close(found, torch.eye(SIZE, dtype=torch.float64))
-    assert ("Expected finite residuals, got others" in caplog.text) == (value != 0)
+    assert ("residuals are not finite" in caplog.text) == (value != 0)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (7, 5)])
@@ -189,7 +190,7 @@ def test_projected_stages_are_emphasized_too(monkeypatch: pytest.MonkeyPatch) ->
 
 def make_model(**arguments: Any) -> Ckaad:
     defaults = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
-    return Ckaad(**{**defaults, "seed": 0, "calibrate": True, "synthetic": False, **arguments})
+    return make_ckaad(**{**defaults, "seed": 0, "calibrate": True, "synthesis": False, **arguments})
 
 
 def train(model: Ckaad, data: AnomalibDataModule, output: Path) -> None:
@@ -249,12 +250,12 @@ class OwnAnomalies(Folder):
 def test_anomalies_among_the_training_images_count_too(
     at_most: int, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration_methods, "COMPARED", at_most)
+    monkeypatch.setattr(calibrate_map, "COMPARED", at_most)
     monkeypatch.setattr(batches_again, "BATCH_SIZE", 2)
     seen: list[tuple[int, int, float]] = []
     original = emphasis_of
     monkeypatch.setattr(
-        calibration_methods,
+        calibrate_map,
         "emphasis_of",
         lambda normal, known, weight: (
             seen.append((normal.images, known.images, weight)),

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, RandomCrop
 
 from anomalib_ckaad import Ckaad
 from tests.conftest import make_folder_data
+from tests.models import make_ckaad
 
 NORMALIZE = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 
@@ -20,12 +21,12 @@ def make_engine(root: Path, **arguments: object) -> Engine:
 
 
 def make_model(**arguments: object) -> Ckaad:
-    return Ckaad("resnet18", (1, 2), pre_trained=False, score_top_k=5, seed=0, **arguments)
+    return make_ckaad("resnet18", (1, 2), pre_trained=False, score_top_k=5, seed=0, **arguments)
 
 
 def test_anomalibs_tiler_is_refused_with_what_to_do_instead(folder_root: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path, callbacks=[TilerConfigurationCallback(enable=True, tile_size=[32, 48], stride=32)])
-    with pytest.raises(ValueError, match=r"Expected whole images, got tiles of 32x48, .* Do enlarge image_size, or"):
+    with pytest.raises(ValueError, match=r"takes no tiles \(here 32x48\).* Enlarge `image_size`, or"):
         engine.fit(make_model(image_size=80), datamodule=make_folder_data(folder_root))
     off = TilerConfigurationCallback(enable=False)
     off.setup(None, make_model(image_size=80))

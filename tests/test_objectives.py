@@ -143,7 +143,7 @@ def test_reconstruction_alone_does_not_look_at_anomalous_images() -> None:
 @pytest.mark.parametrize("strategy", ["cka_patch", "recon"])
 def test_a_loss_that_is_not_finite_stops_before_any_weight_moves(strategy: StrategyName) -> None:
     auto_encoder, discriminator = Scale(0.5), Score()
-    with pytest.raises(NonFiniteLossError, match=r"Expected a finite .* loss, got nan\. Do lower learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"The .* loss is nan\. Lower `learning_rate`"):
         alternating_step(
             [torch.full((3, 2, 2, 2), torch.nan)],
             NORMAL_AND_ANOMALOUS,

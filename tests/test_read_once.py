@@ -20,6 +20,7 @@ from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training.read_once import ReadImagesOnce, ReadOnce, Room
 from tests.conftest import make_folder_data
+from tests.models import make_ckaad
 from tests.test_feature_cache import fit
 
 ITEM = 3 * 8 * 8 * 4
@@ -106,7 +107,7 @@ def test_a_training_reads_each_image_once(known: bool, folder_root: Path, tmp_pa
 def test_reads_anew_where_it_must(why: str, folder_root: Path, tmp_path: Path, reads: list[str]) -> None:
     limits = {"no cache": 0, "no room": 1000 / GIB}
     augmentations = RandomHorizontalFlip() if why == "random" else None
-    fit(folder_root, tmp_path, known=False, augmentations=augmentations, feature_cache=limits.get(why, 2.0))
+    fit(folder_root, tmp_path, known=False, augmentations=augmentations, cache={"memory": limits.get(why, 2.0)})
     assert len(reads) == 3 * (4 + 2)
 
 
@@ -130,7 +131,7 @@ def test_leaves_alone_what_may_change(why: str, folder_root: Path, tmp_path: Pat
     if why == "unknown augmentations":
         data.val_data = list(data.val_data)
     trainer = SimpleNamespace(datamodule=data)
-    model = Ckaad("resnet18", (2, 3), pre_trained=False, pre_processor=why != "no input size", image_size=64)
+    model = make_ckaad("resnet18", (2, 3), pre_trained=False, pre_processor=why != "no input size", image_size=64)
     ReadImagesOnce().on_fit_start(trainer, model)  # type: ignore[arg-type]  # all it asks of a trainer
     assert not isinstance(data.train_data, ReadOnce)
 
@@ -142,17 +143,19 @@ def test_is_undone_where_a_fit_fails(folder_root: Path, tmp_path: Path, monkeypa
 
     def fail(self: Ckaad, *_: object) -> None:
         wrapped.append(self.trainer.datamodule.train_data)  # type: ignore[attr-defined]
-        self.feature_cache.get(torch.rand(1, 3, 64, 64), ["a"], lambda images: [images])
-        assert self.feature_cache.bytes_held > 0
+        self.frozen_features.cache.get(torch.rand(1, 3, 64, 64), ["a"], lambda images: [images])
+        assert self.frozen_features.cache.bytes_held > 0
         raise RuntimeError("out of paper")
 
     monkeypatch.setattr(Ckaad, "training_step", fail)
-    model = Ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, max_epochs=1, visualizer=False)
+    model = make_ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, visualizer=False)
     with pytest.raises(RuntimeError, match="out of paper"):
-        Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False).fit(model, datamodule=data)
+        Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False, max_epochs=1).fit(
+            model, datamodule=data
+        )
     assert isinstance(wrapped[0], ReadOnce)
     assert wrapped[0].kept == {}
-    assert model.feature_cache.bytes_held == 0
+    assert model.frozen_features.cache.bytes_held == 0
     assert not isinstance(data.train_data, ReadOnce)
     assert not isinstance(data.val_data, ReadOnce)
 
@@ -165,7 +168,7 @@ def test_images_of_several_sizes(tmp_path: Path) -> None:
             image = np.random.default_rng(index).integers(0, 255, (64 + 8 * index, 120 - 8 * index, 3), dtype=np.uint8)
             Image.fromarray(image).save(tmp_path / folder / f"{index}.png")
     only_normalized = PreProcessor(Normalize([0.5] * 3, [0.25] * 3))
-    model, _ = fit(tmp_path, tmp_path / "out", known=False, pre_processor=only_normalized, synthetic=False)
+    model, _ = fit(tmp_path, tmp_path / "out", known=False, pre_processor=only_normalized, synthesis=False)
     assert model.trainer.current_epoch == 3
 
 

@@ -1,4 +1,4 @@
-"""The pre-processor that a backbone wants, and what another one's normalization means for synthetic anomalies."""
+"""anomalib's pre-processor: as a backbone wants it, as it is exported, and around makers of anomalies."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -57,11 +57,11 @@ def warn_of_other_normalization(pre_processor: nn.Module | None, backbone: str, 
     got = ([0.0] * 3, [1.0] * 3) if normalize is None else (list(normalize.mean), list(normalize.std))
     if (torch.tensor(got) - torch.tensor(expected)).abs().max() > NOTICEABLE:
         logger.warning(
-            "Expected images normalized with mean %s and std %s, as %s was pre-trained, got mean %s and std %s. "
-            "Do leave pre_processor out, or put a Normalize with these numbers into it.",
-            *expected,
-            backbone,
+            "Images are normalized with mean %s and std %s, but %s was pre-trained with mean %s and std %s. Leave "
+            "`pre_processor` out, or put a Normalize with these numbers into it.",
             *got,
+            backbone,
+            *expected,
         )
 
 

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import gc
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.lightning_model import Ckaad
-from anomalib_ckaad.network import grad_checkpointing as memory_saving
 from anomalib_ckaad.network.auto_encoder import NormName
-from anomalib_ckaad.network.discriminator import PatchDiscriminator, make_discriminator
-from anomalib_ckaad.network.grad_checkpointing import save_memory
+from anomalib_ckaad.network.discriminator import make_discriminator
+from anomalib_ckaad.network.grad_checkpointing import set_grad_checkpointing
 from anomalib_ckaad.network.objective import STRATEGIES, Objective, StrategyName, alternating_step
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.training.optimizer import make_adam
 from tests.conftest import make_folder_data, write_images
+from tests.models import make_ckaad
 
 
 def three_steps(
@@ -40,7 +40,7 @@ def three_steps(
     discriminator = make_discriminator(kind, model.auto_encoder.architecture, (64, 64))
     trained = nn.ModuleList(filter(None, [model.auto_encoder, discriminator])).to(dtype)
     if saving:
-        save_memory(model.auto_encoder, discriminator)
+        set_grad_checkpointing(model.auto_encoder, discriminator)
     optimizers = [make_adam(module.parameters(), 1e-3) for module in trained]
     generator = torch.Generator().manual_seed(1)
     losses: list[dict[str, Tensor]] = []
@@ -52,7 +52,10 @@ def three_steps(
             kept[one.data_ptr()] = one.nbytes
             return one
 
-        with bfloat16_if(bfloat16), torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one),
+        ):
             losses.append(
                 alternating_step(
                     model.backbone(images),
@@ -91,69 +94,41 @@ def test_same_training_and_less_is_kept(
 
 
 def test_copied_and_pickled() -> None:
-    model = Ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, save_memory=True)
+    model = make_ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, grad_checkpointing=True)
     again = pickle.loads(pickle.dumps(model.model))  # noqa: S301 - its own
     for copied in (copy.deepcopy(model), again):
-        assert all(part.recomputes for part in copied.modules() if hasattr(part, "recomputes"))
+        assert all(part.grad_checkpointing for part in copied.modules() if hasattr(part, "grad_checkpointing"))
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"save_memory": "false"},
+        {"grad_checkpointing": "false"},
         {"autocast": "false"},
-        {"compile": 1},
-        {"synthetic": "maybe"},
-        {"synthetic": 1},
+        {"synthesis": "maybe"},
+        {"synthesis": 1},
         {"synthesis": "elastic"},
     ],
 )
 def test_switches_are_true_or_false(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^Expected .* to be (True|a maker).*, got .*\. Do change "):
-        Ckaad("resnet18", pre_trained=False, **arguments)
-
-
-def test_compiled_modules_decide_what_they_keep() -> None:
-    with pytest.raises(ValueError, match="Expected compile or save_memory"):
-        Ckaad("resnet18", pre_trained=False, compile=True, save_memory=True)
+    ((name, value),) = arguments.items()
+    with pytest.raises(ConfigurationError, match=rf"^`{name}` must be True, False.*|True or False, not {value!r}"):
+        make_ckaad("resnet18", pre_trained=False, **arguments)
 
 
 def test_through_a_training(folder_root: Path, tmp_path: Path) -> None:
     states = []
     for saving in (False, True):
-        model = Ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, max_epochs=1, save_memory=saving)
-        engine = Engine(default_root_dir=tmp_path / str(saving), accelerator="cpu", enable_progress_bar=False)
+        model = make_ckaad("resnet18", (2, 3), pre_trained=False, image_size=64, seed=0, grad_checkpointing=saving)
+        engine = Engine(
+            default_root_dir=tmp_path / str(saving), accelerator="cpu", enable_progress_bar=False, max_epochs=1
+        )
         engine.fit(model, datamodule=make_folder_data(folder_root))
         states.append(model.state_dict())
     (path,) = (tmp_path / "True").glob("**/model.ckpt")
     states.append(Ckaad.load_from_checkpoint(path).state_dict())
     for state in states[1:]:
         torch.testing.assert_close(state, states[0], rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.mark.parametrize("library", [object(), None])
-def test_where_nothing_gives_memory_back(library: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another C library than glibc, and another system than Linux."""
-    monkeypatch.setattr(memory_saving.ctypes, "CDLL", lambda _: library)
-    monkeypatch.setattr(memory_saving.sys, "platform", "linux" if library else "darwin")
-    memory_saving._trim.cache_clear()
-    assert memory_saving._trim()(0) is None
-    memory_saving._trim.cache_clear()
-
-
-def test_memory_is_given_back_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    give: Callable[[], Callable[[int], object]] = lambda: calls.append  # noqa: E731
-    monkeypatch.setattr(memory_saving, "_trim", give)
-    module = PatchDiscriminator([4])
-    save_memory(module)
-    features = [torch.rand(1, 4, 3, 3)]
-    module(features)
-    assert len(calls) == 1
-    with torch.no_grad():
-        module(features)
-    module.eval()(features)
-    assert len(calls) == 1
 
 
 def bytes_held() -> int:
@@ -200,18 +175,19 @@ def test_what_is_held_does_not_grow_with_images(tmp_path: Path) -> None:
         for name, images in (("good", count), ("test_good", 1), ("bad", 1)):
             write_images(root / name, images, size=64)
         held = Held()
-        model = Ckaad(
+        model = make_ckaad(
             "resnet18",
             (2, 3),
             pre_trained=False,
             image_size=64,
-            max_epochs=2,
             calibrate=True,
-            feature_cache=0,
+            cache={"memory": 0},
             seed=0,
             visualizer=False,
         )
-        engine = Engine(default_root_dir=root, accelerator="cpu", enable_progress_bar=False, callbacks=[held])
+        engine = Engine(
+            default_root_dir=root, accelerator="cpu", enable_progress_bar=False, callbacks=[held], max_epochs=2
+        )
         engine.fit(model, datamodule=make_folder_data(root, train_batch_size=6))
         assert model.model.calibration.is_set
         found.append(held.bytes)

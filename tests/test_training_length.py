@@ -86,7 +86,7 @@ def test_an_end_that_could_not_be_foreseen_keeps_the_map_that_thresholds_are_of(
     _, validations = fit(model, folder_root, tmp_path, StopAfter(1), max_epochs=9)
     assert validations.found == [(0, False), (1, False)]
     assert not model.model.calibration.is_set
-    assert "got an end of training after epoch 1" in caplog.text
+    assert "Training ended after epoch 1" in caplog.text
 
 
 def test_an_end_without_validation_is_calibrated(folder_root: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_resumed_training_that_ends_without_validation_keeps_its_map(
     again.fit(resumed, datamodule=make_folder_data(folder_root), ckpt_path=engine.best_model_path)
     assert again.trainer.current_epoch == 3
     assert not resumed.model.calibration.is_set
-    assert "got an end of training after epoch 2" in caplog.text
+    assert "Training ended after epoch 2" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 3])
