@@ -2,6 +2,5 @@
 
 from anomalib_ckaad.synthesis.elastic import ElasticAnomalies
 from anomalib_ckaad.synthesis.maker import AnomalyMaker
-from anomalib_ckaad.training.training_batch import normal_then_anomalous
 
-__all__ = ["AnomalyMaker", "ElasticAnomalies", "normal_then_anomalous"]
+__all__ = ["AnomalyMaker", "ElasticAnomalies"]

@@ -13,11 +13,12 @@ from anomalib_ckaad.errors import NonFiniteLossError
 from anomalib_ckaad.features.cache import FeatureCache, is_fixed
 from anomalib_ckaad.host.pre_processor import find_normalize, in_unit_range
 from anomalib_ckaad.network.objective import Objective, alternating_step
-from anomalib_ckaad.synthesis import AnomalyMaker, normal_then_anomalous
+from anomalib_ckaad.synthesis import AnomalyMaker
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam, precision_of
 from anomalib_ckaad.training.labeled_batches import images_and_labels, paths_of
 from anomalib_ckaad.training.precision import is_worthwhile
+from anomalib_ckaad.training.training_batch import normal_then_anomalous
 
 SHOWN_LOSSES = ("reconstruction", "generator", "discriminator")
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from anomalib_ckaad.data.reading.intensities import Decoded, Limits, Values
-from anomalib_ckaad.errors import ImageFileError, unreadable
+from anomalib_ckaad.errors import ImageFileError, MissingPackageError, unreadable
 
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
 DICOM_HEAD: Final = 132  # bytes that tell
@@ -27,31 +27,32 @@ def decode_dicom(path: Path) -> Decoded:
     stored bits, and its window with it. Padding becomes NaN. Color becomes RGB.
 
     Raises:
-        ImageFileError: If pydicom is missing, the file is no DICOM, has no image or several, or is compressed in a way
-            that nothing installed can undo.
+        ImageFileError: If the file is no DICOM, has no image or several, or is compressed in a way that nothing
+            installed can decompress.
+        MissingPackageError: If pydicom is not installed.
     """
     try:
         import pydicom  # noqa: PLC0415  # an extra
         from pydicom.pixels.processing import apply_color_lut, apply_modality_lut  # noqa: PLC0415
         from pydicom.pixels.utils import pixel_array  # noqa: PLC0415
     except ImportError as error:
-        msg = f"Expected pydicom to read DICOM {path}, got none installed. Do `pip install 'anomalib-ckaad[medical]'`."
-        raise ImageFileError(msg) from error
+        msg = f"Reading the DICOM file {path} needs pydicom. Run `pip install 'anomalib-ckaad[medical]'`."
+        raise MissingPackageError(msg) from error
     data = pydicom.dcmread(path)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        msg = f"Expected an image in {path}, got DICOM without pixels. Do remove it."
+        msg = f"The DICOM file {path} holds no image. Remove it."
         raise ImageFileError(msg)
     frames = int(data.get("NumberOfFrames") or 1)
     if frames > 1 or "PerFrameFunctionalGroupsSequence" in data:
-        msg = f"Expected one image a file, got DICOM of {frames} frames in {path}. Do write each to a file of its own."
+        msg = f"{path} is multi-frame DICOM (frames: {frames}). Write each frame to a file of its own."
         raise ImageFileError(msg)
     try:
         stored: Values = pixel_array(data)
     except RuntimeError as error:  # how pydicom says that no plugin is there for it
         syntax = data.file_meta.TransferSyntaxUID.name
         msg = (
-            f"Expected DICOM that pydicom can decode, got {syntax} in {path}. "
-            "Do decompress it, or install pylibjpeg with its plugin for that."
+            f"pydicom cannot decompress {path}: nothing installed decodes {syntax}. "
+            "Decompress the file, or install pylibjpeg with its plugin for that."
         )
         raise ImageFileError(msg) from error
     try:
