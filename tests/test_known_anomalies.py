@@ -354,7 +354,7 @@ def test_one_known_image_and_more_than_normal_ones(root: Path, tmp_path: Path, c
 
 def test_data_without_anomalies(root: Path) -> None:
     data = make_folder_data(root, abnormal_dir=None, normal_test_dir="test_good")
-    with pytest.raises(KnownAnomaliesError, match=r"The data tiny have no anomalous images.*`known_anomaly_dir`"):
+    with pytest.raises(KnownAnomaliesError, match=r"The data set tiny has no anomalous images.*`known_anomaly_dir`"):
         ready(root, data, count=2)
 
 
@@ -439,7 +439,7 @@ def test_other_models_are_not_given_known_anomalies(root: Path, tmp_path: Path) 
 def test_missing_masks(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "copy")
     next((tmp_path / "copy" / "masks" / "crack").iterdir()).unlink()
-    with pytest.raises(KnownAnomaliesError, match=r"the data tiny .*Check its folders.*each anomalous image needs one"):
+    with pytest.raises(KnownAnomaliesError, match=r"data set tiny .*Check its folders.*each anomalous image needs one"):
         ready(tmp_path / "copy", count=2)
 
 

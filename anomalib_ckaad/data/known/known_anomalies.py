@@ -150,9 +150,9 @@ class KnownAnomalies(SplitData):
         self.train_data, self.val_data, self.test_data = (
             copy.deepcopy(subset) for subset in (self.data.train_data, self.data.val_data, self.data.test_data)
         )
-        normal, own = self._divide_training_images()
+        normal, training_anomalies = self._divide_training_images()
         set_samples(self.train_data, normal, masks=False)
-        chosen = self._choose(own)
+        chosen = self._choose(training_anomalies)
         self._take_out(chosen)
         known = self.selection.use(chosen)
         self._make_known_data(known)
@@ -170,43 +170,45 @@ class KnownAnomalies(SplitData):
         is_anomalous = train.label_index == LabelName.ABNORMAL
         return train[~is_anomalous], getattr(self.data, "train_anomalies", train[is_anomalous])
 
-    def _choose(self, own: pd.DataFrame) -> pd.DataFrame:
-        """Choose the known anomalies, none of which may be among the images that are tested or validated on."""
+    def _choose(self, training_anomalies: pd.DataFrame) -> pd.DataFrame:
+        """Choose the known anomalies, none of which may be among the images that stay in another subset."""
+        others = self._other_images()
         if self.known_anomaly_dir is not None:
-            chosen = self._choose_from(read_anomaly_folder(self.known_anomaly_dir))
-        elif not own.empty:
-            chosen = self._choose_from(self._without_copies(own))
+            pool = read_anomaly_folder(self.known_anomaly_dir)
+        elif not training_anomalies.empty:
+            pool = self._without_copies(training_anomalies)
         else:
-            chosen = self._choose_from(self._evaluated_anomalies())
-            # They will leave the validation and test images, with their copies.
-            refuse_overlap(chosen.image_path, {"normal training": self.train_data.samples.image_path})
-            return chosen
-        refuse_overlap(chosen.image_path, self._other_images())
+            pool = self._evaluated_anomalies()
+            # Those that are chosen leave validation and test afterwards.
+            others = {"normal training": others["normal training"]}
+        chosen = self._choose_from(pool)
+        refuse_overlap(chosen.image_path, others)
         return chosen
 
     def _choose_from(self, pool: pd.DataFrame) -> pd.DataFrame:
+        """Choose from samples of anomalous images; none if none are asked for."""
         if not pool.empty:
             return self.selection.choose(pool, len(self.train_data))
         if self.selection.wanted != 0:
-            msg = f"The data {self.name} have no anomalous images. Pass `known_anomaly_dir`."
+            msg = f"The data set {self.name} has no anomalous images. Pass `known_anomaly_dir`."
             raise KnownAnomaliesError(msg)
         return pool.assign(type=[])
 
-    def _without_copies(self, own: pd.DataFrame) -> pd.DataFrame:
+    def _without_copies(self, training_anomalies: pd.DataFrame) -> pd.DataFrame:
         """Anomalous training images without those that are also tested on: some public data sets have duplicates.
 
         Only those that would be chosen are compared, as there may be many.
         """
         while True:
-            overlap = find_overlap(self._choose_from(own).image_path, self._other_images())
+            overlap = find_overlap(self._choose_from(training_anomalies).image_path, self._other_images())
             copies = {one for pairs in overlap.values() for one, _ in pairs}
-            if not copies or len(copies) == len(own):
-                return own
+            if not copies or len(copies) == len(training_anomalies):
+                return training_anomalies
             logger.warning(
                 "Ignored %d known anomalies that are also among the %s images, such as %s.",
                 *(len(copies), " and ".join(overlap), min(copies)),
             )
-            own = own[~own.image_path.isin(copies)]
+            training_anomalies = training_anomalies[~training_anomalies.image_path.isin(copies)]
 
     def _evaluated_anomalies(self) -> pd.DataFrame:
         """Samples of the anomalous test and validation images."""

@@ -32,7 +32,7 @@ def set_up(data: AnomalibDataModule, stage: str | None) -> None:
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         reason = next(iter(str(error).splitlines()), "")
         msg = (
-            f"anomalib cannot set up the data {data.name} ({type(error).__name__}: {reason}). Check its folders and "
-            "extensions. If masks are given, each anomalous image needs one."
+            f"anomalib cannot set up the data set {data.name} ({type(error).__name__}: {reason}). Check its folders "
+            "and extensions. If masks are given, each anomalous image needs one."
         )
         raise KnownAnomaliesError(msg) from error

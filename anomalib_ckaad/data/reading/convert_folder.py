@@ -18,7 +18,7 @@ from anomalib_ckaad.files import write_folder_whole
 
 @dataclass
 class Plan:
-    """What becomes of each file of a folder, by path within it."""
+    """What happens to each file of a folder, by path inside of it."""
 
     converted: dict[Path, Reason] = field(default_factory=dict)
     images: list[Path] = field(default_factory=list)
@@ -41,8 +41,8 @@ def convert_folder(
         target: Folder that does not exist yet, or is empty.
         intensities: As for ``IntensityRule``.
         percentiles: Which, in percent.
-        normal: Folders in ``source`` with the normal training images, over which percentiles of the ``dataset`` are
-            taken; without them over all images.
+        normal: Folders in ``source`` with the normal training images, from which percentiles of the ``dataset`` are
+            taken. Default: from all images.
         masks: Folders in ``source`` whose files are copied as they are.
 
     Returns:
@@ -81,7 +81,7 @@ def convert_folder(
 
 
 def converted_names(copied: Sequence[Path], converted: Sequence[Path]) -> dict[Path, Path]:
-    """Names of the PNG files that images become, none of them twice and none a copied file's.
+    """Names of the PNG files that images are converted to, all different from each other and from copied files.
 
     Example:
         >>> names = converted_names([Path("c.png")], [Path("a.dcm"), Path("b.dcm"), Path("b.tif"), Path("c.dcm")])

@@ -60,7 +60,7 @@ def convert_samples(subsets: Mapping[str, AnomalibDataset], rule: IntensityRule)
 
 
 def _replace(subset: AnomalibDataset, converted: Mapping[str, Path]) -> None:
-    """Change paths in place: anomalib's setter would sort the samples by their names in the cache."""
+    """Change paths in place, as anomalib's setter would sort the samples by their names in the cache."""
     samples = subset.samples
     if "mask_path" in samples and samples.attrs.get("task") == "segmentation":
         samples["mask_path"] = [
@@ -94,7 +94,7 @@ def _cached_image(path: Path, rule: IntensityRule) -> Path:
 
 
 def _upright_mask(image: Path, converted: Path, mask: Path) -> Path:
-    """Path of a mask that fits the upright image: the mask itself if it does."""
+    """Path of a mask that fits the upright image: the mask itself, or a turned copy in the cache."""
     orientation, own = orientation_of(image), orientation_of(mask)
     if own == UPRIGHT:
         if orientation == UPRIGHT:
@@ -119,12 +119,12 @@ def _upright_mask(image: Path, converted: Path, mask: Path) -> Path:
 
 
 def _place(path: Path, key: str) -> Path:
-    """Where a converted file lies; its folder keeps its name, which is the type of an anomaly: of links as well."""
+    """Where a converted file lies: in a folder of the same name as before, as that is the type of an anomaly."""
     return cache_folder() / key / path.absolute().parent.name / f"{base_name(path)}.png"
 
 
 def _identity(path: Path) -> str:
-    """What changes when the file does."""
+    """A text that changes when the file does."""
     status = path.stat()
     return repr((str(path.resolve()), status.st_size, status.st_mtime_ns))
 

@@ -1,4 +1,4 @@
-"""Image files at full precision: which of them anomalib would misread, and what is in them."""
+"""Decoding of image files at full precision, and which of them anomalib would misread."""
 
 import io
 import struct
@@ -57,7 +57,7 @@ def orientation_of(path: str | Path) -> int:
 
 def _headers(path: Path) -> tuple[Reason | None, int]:
     """Whether the values are DICOM's or of more than 8 bits, and the orientation."""
-    with _errors_name(path):
+    with _errors_naming(path):
         container = _container(path)
         if container == "DICOM":
             return DICOM, UPRIGHT
@@ -78,7 +78,7 @@ def decode(path: str | Path) -> Decoded:
         MissingPackageError: If it is DICOM and pydicom is not installed.
     """
     path = Path(path)
-    with _errors_name(path):
+    with _errors_naming(path):
         decoded = _decode(path)
     if not np.isfinite(decoded.values).any():
         msg = f"The image {path} has no finite intensity. Replace or remove it."
@@ -105,8 +105,8 @@ def upright(values: Values, orientation: int) -> Values:
 
 
 @contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises, which is of any type, into an error that names the file."""
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Turn any error of a decoder into one that names the file."""
     try:
         yield
     except CkaadError:
@@ -126,7 +126,7 @@ def _container(path: Path) -> Literal["DICOM", "TIFF", "any other"]:
 def _is_deep(image: Image.Image) -> bool:
     if image.mode not in EIGHT_BIT_MODES:
         return True
-    # Pillow opens RGB images of 16 bits as mode RGB; what the file holds is in the arguments of its decoder alone
+    # Pillow opens RGB images of 16 bits as mode RGB; only the arguments of its decoder tell what the file holds.
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else None
     if image.format == "PPM" and isinstance(arguments, tuple):
@@ -139,14 +139,14 @@ def _has_deep_samples(page: tifffile.TiffPage) -> bool:
 
 
 def _tiff_orientation(page: tifffile.TiffPage) -> int:
-    """Pillow turns TIFF itself, but scrambles the pixels of uncompressed ones that have to change sides."""
+    """Orientation that Pillow leaves; it turns TIFF itself, but scrambles uncompressed files that lie on their side."""
     orientation = _known_orientation(page.tags.valueof(ORIENTATION_TAG))
     is_scrambled = page.compression == tifffile.COMPRESSION.NONE and orientation in SIDEWAYS
     return orientation if is_scrambled or _has_deep_samples(page) else UPRIGHT
 
 
 def _exif_orientation(image: Image.Image) -> int:
-    # TIFF is looked at apart; Pillow decodes all of a PNG to look for EXIF behind the pixels
+    # TIFF is handled elsewhere. To find EXIF behind the pixels of a PNG, Pillow would decode all of it.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return UPRIGHT
     try:
@@ -170,7 +170,7 @@ def _decode(path: Path) -> Decoded:
             orientation = _tiff_orientation(page)
             if _has_deep_samples(page):
                 return Decoded(upright(_decode_tiff(path, file), orientation))
-            if orientation != UPRIGHT:  # hidden from Pillow
+            if orientation != UPRIGHT:  # hide it from Pillow
                 tag = page.tags[ORIENTATION_TAG]
                 source.seek(tag.valueoffset)
                 source.write(UPRIGHT.to_bytes(tag.valuebytecount, "big" if file.byteorder == ">" else "little"))
@@ -178,7 +178,7 @@ def _decode(path: Path) -> Decoded:
     with Image.open(source) as image:
         orientation = max(orientation, _exif_orientation(image))
         is_deep = _is_deep(image)
-        image.load()  # names what is cut off, where OpenCV may fill it with black
+        image.load()  # fails for a truncated file, whose rest OpenCV may fill with black
         if is_deep and image.format in {"PNG", "PPM"} and image.mode != "F":
             values = _decode_by_opencv(path, source)
         elif is_deep:

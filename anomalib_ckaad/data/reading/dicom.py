@@ -1,4 +1,4 @@
-"""DICOM files: their values in the unit that they state, their window, and bright for what is dense."""
+"""Decoding of DICOM files: values in the unit they state, large for bright, and the window they state."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from anomalib_ckaad.data.reading.intensities import Decoded, Limits, Values
 from anomalib_ckaad.errors import ImageFileError, MissingPackageError, unreadable
 
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
-DICOM_HEAD: Final = 132  # bytes that tell
+DICOM_HEAD: Final = 132  # bytes of a file that tell whether it is DICOM
 COLOR_CHANNELS: Final = 3
 EIGHT_BITS: Final = 8
 
@@ -23,8 +23,8 @@ def has_dicom_magic(head: bytes) -> bool:
 def decode_dicom(path: Path) -> Decoded:
     """Read the image of a DICOM file.
 
-    Rescale slope and intercept, or the modality's table, are applied. MONOCHROME1 is mirrored within the range of the
-    stored bits, and its window with it. Padding becomes NaN. Color becomes RGB.
+    Rescale slope and intercept, or the modality's table, are applied. MONOCHROME1 is inverted within the range of the
+    stored bits, and so is its window. Padding becomes NaN. Color becomes RGB.
 
     Raises:
         ImageFileError: If the file is no DICOM, has no image or several, or is compressed in a way that nothing
@@ -48,7 +48,7 @@ def decode_dicom(path: Path) -> Decoded:
         raise ImageFileError(msg)
     try:
         stored: Values = pixel_array(data)
-    except RuntimeError as error:  # how pydicom says that no plugin is there for it
+    except RuntimeError as error:  # pydicom has no plugin for it
         syntax = data.file_meta.TransferSyntaxUID.name
         msg = (
             f"pydicom cannot decompress {path}: nothing installed decodes {syntax}. "
@@ -62,7 +62,7 @@ def decode_dicom(path: Path) -> Decoded:
         if data.SamplesPerPixel == COLOR_CHANNELS:
             return Decoded(stored)
         return _monochrome(stored, apply_modality_lut(stored, data), data)
-    except AttributeError as error:  # how pydicom says that an element is missing
+    except AttributeError as error:  # an element is missing
         raise ImageFileError(unreadable(path, error)) from error
 
 
@@ -81,9 +81,9 @@ def _monochrome(stored: Values, values: Values, data: Any) -> Decoded:  # noqa: 
 
 
 def _window(data: Any) -> Limits | None:  # noqa: ANN401
-    """First window, as the values that become black and white; None if there is none, or one without a width.
+    """First window, as the values that become black and white; None if there is none, or its width is 0.
 
-    A sigmoid window is read as the line that it bends around.
+    A sigmoid window is read as a linear one of the same center and width.
     """
     center, width = (_first(data.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is None or width is None:

@@ -1,4 +1,4 @@
-"""One rule for intensities: from the values of an image file to 8 bits, by a low and a high that images share.
+"""The rule that maps the values of images to 8 bits, by a low and a high value.
 
 A value v becomes (v - low) / (high - low), clipped to [0, 1] and rounded to 8 bits. All channels share low and high, so
 color is kept.
@@ -103,7 +103,7 @@ class IntensityRule:
 
     @property
     def identity(self) -> str:
-        """All that decides about the result for a given file."""
+        """Everything that the result for a file depends on."""
         return repr((self.dataset or self.intensities, self.intensities == "image" and self.percentiles))
 
     def with_dataset(self, samples: Sequence[Values]) -> "IntensityRule":
@@ -153,7 +153,7 @@ def to_eight_bits(values: Values, limits: Limits | None) -> NDArray[np.uint8]:
     numbers = np.nan_to_num(values.astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     if low == high:
         return np.where(numbers > high, 255, 0).astype(np.uint8)
-    # clipped first: numbers far outside would overflow
+    # Clipped first, as numbers far outside would overflow.
     return np.rint((np.clip(numbers, low, high) - low) / (high - low) * 255).astype(np.uint8)
 
 
@@ -173,7 +173,7 @@ def sample_pixels(values: Values, at_most: int = PIXELS_OF_AN_IMAGE) -> Values:
     """
     height, width = values.shape[:2]
     step = max(1, -(-height * width // at_most))
-    # a step that shares a factor with the width would meet the same few columns in every row
+    # A step that shares a factor with the width would take the same few columns in every row.
     while step > 1 and math.gcd(step, width) > 1:
         step += 1
     chosen = values.reshape(height * width, -1)[::step].ravel()

@@ -48,7 +48,7 @@ def paint(kind: str, image: FloatArray, rng: np.random.Generator, foreign: Float
 
 
 def scratch(image: FloatArray, rng: np.random.Generator, foreign: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Draw a thin, slightly bent, tapering line, lighter or darker than what it crosses."""
+    """Draw a thin, slightly bent, tapering line, lighter or darker than the surface."""
     del foreign
     scale = len(image) / 256
     points = _path(rng, _center(rng, image), rng.uniform(0, np.pi), scale * rng.uniform(60, 150), bend=0.6, wobble=0.15)
