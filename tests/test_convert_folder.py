@@ -119,11 +119,11 @@ def test_nothing_to_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["missing", "out"], "SOURCE is not a folder: missing."),
-        (["source", "source/out"], "TARGET source/out is inside of SOURCE source."),
-        (["source", "full"], "TARGET exists and is not an empty folder: full."),
-        (["source", "full/000.png"], "TARGET exists and is not an empty folder: full/000.png."),
-        (["empty", "out"], "There are no images in empty."),
+        (["missing", "out"], "SOURCE is not a folder: missing. Pass the folder"),
+        (["source", "source/out"], "TARGET source/out is inside of SOURCE source. Choose a folder outside"),
+        (["source", "full"], "TARGET exists and is not an empty folder: full. Choose another"),
+        (["source", "full/000.png"], "TARGET exists and is not an empty folder: full/000.png. Choose another"),
+        (["empty", "out"], "There are no images in empty. Check the path."),
         (["source", "out", "--normal", "none"], "--normal and --masks must be folders inside of source, not none."),
         (["source", "out", "--normal", "/"], "--normal and --masks must be folders inside of source, not /."),
         (["source", "out", "--masks", ".."], "--normal and --masks must be folders inside of source, not ..."),

@@ -258,19 +258,23 @@ def test_missing_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("pages.tif", lambda p: write_tiff(p, np.stack([GREY, GREY]), photometric="minisblack"), r"2 images"),
+        (
+            "pages.tif",
+            lambda p: write_tiff(p, np.stack([GREY, GREY]), photometric="minisblack"),
+            r"2 images.* Write each",
+        ),
         (
             "five.tif",
             lambda p: write_tiff(p, np.dstack([GREY] * 5), photometric="minisblack", planarconfig="contig"),
-            r"MINISBLACK with 5 channels",
+            r"MINISBLACK with 5 channels\. Convert",
         ),
         (
             "cmyk.tif",
             lambda p: write_tiff(p, np.dstack([GREY] * 4), photometric="separated"),
-            r"SEPARATED with 4",
+            r"SEPARATED with 4 .*Convert",
         ),
-        ("frames.dcm", lambda p: write_dicom(p, STORED, NumberOfFrames=2), r"frames: 2"),
-        ("text.dcm", lambda p: p.write_text("not DICOM") and p, r"Cannot read the image"),
+        ("frames.dcm", lambda p: write_dicom(p, STORED, NumberOfFrames=2), r"frames: 2.* Write each"),
+        ("text.dcm", lambda p: p.write_text("not DICOM") and p, r"Cannot read the image .*Replace or remove"),
     ],
 )
 def test_refusals_name_the_file(name: str, write: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
@@ -287,7 +291,7 @@ def test_compressed_dicom_without_a_decoder(tmp_path: Path) -> None:
     data.PixelData = encaps.encapsulate([b"\xff\xd8\xff\xd9"])
     data["PixelData"].is_undefined_length = True
     data.save_as(path)
-    with pytest.raises(ImageFileError, match=r"a\.dcm"):
+    with pytest.raises(ImageFileError, match=r"a\.dcm.* (Decompress|Replace) "):
         decode(path)
 
 
@@ -311,7 +315,7 @@ def test_cut_off_files_are_named(name: str, write: Callable[[Path], Path], share
     path = write(tmp_path / name)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ImageFileError, match=name):
+    with pytest.raises(ImageFileError, match=rf"{name} .*Replace or remove it"):
         decode(path)
 
 
