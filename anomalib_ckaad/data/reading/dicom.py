@@ -40,7 +40,7 @@ def decode_dicom(path: Path) -> Decoded:
         raise MissingPackageError(msg) from error
     data = pydicom.dcmread(path)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        msg = f"The DICOM file {path} holds no image. Remove it."
+        msg = f"The DICOM file {path} holds no image. Replace or remove it."
         raise ImageFileError(msg)
     frames = int(data.get("NumberOfFrames") or 1)
     if frames > 1 or "PerFrameFunctionalGroupsSequence" in data:
