@@ -83,9 +83,9 @@ def test_all_subsets_by_one_range(root: Path, caplog: pytest.LogCaptureFixture) 
             values = ramp(1000, 5000, number)
         for channel in image:
             np.testing.assert_array_equal(np.rint(channel.numpy() * 255), expected(values, 1000, 5000))
-    sentence = "12 images are read as upright PNG files of 8 bits (2 DICOM, 10 more than 8 bits a channel), with "
-    assert sentence + "low 1000 and high 5000, as given. `anomalib-ckaad convert FOLDER TARGET" in caplog.text
-    assert " --intensities=1000,5000` does the same to new images." in caplog.text
+    sentence = "Images read as upright 8-bit PNG files: 12 (2 DICOM, 10 more than 8 bits per channel), with "
+    assert sentence + "low 1000 and high 5000, as given. To convert new images in the same way, run " in caplog.text
+    assert "`anomalib-ckaad convert FOLDER TARGET --intensities=1000,5000`." in caplog.text
 
 
 def test_percentiles_are_the_normal_training_images(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +99,7 @@ def test_percentiles_are_the_normal_training_images(root: Path, caplog: pytest.L
         np.asarray(Image.open(test["test_good001"])), expected(ramp(1000, 5000, 11), low, high)
     )
     assert f"low {low:g}" in caplog.text
-    assert "(DICOM that states a window: `--intensities image`)" in caplog.text
+    assert "(for DICOM files with a window: `--intensities image`)" in caplog.text
 
 
 def test_percentiles_of_each_image(root: Path) -> None:
@@ -176,7 +176,7 @@ def test_engine_trains_tests_and_draws(root: Path, tmp_path: Path) -> None:
 
 def test_overlap_is_looked_for_in_the_originals(root: Path) -> None:
     shutil.copy(root / "bad" / "000.png", root / "known" / "crack" / "copy.png")
-    with pytest.raises(KnownAnomaliesError, match=r"not among the test images, got 1 in both"):
+    with pytest.raises(KnownAnomaliesError, match=r"also among the test images: 1 \(.*copy\.png = .*bad/000\.png\)"):
         ready(root)
 
 
@@ -192,7 +192,7 @@ def test_no_normal_image_to_take_the_range_from(tmp_path: Path) -> None:
     for name in ("good", "test_good", "bad"):
         write_images(tmp_path / name, 4)
     write_png(tmp_path / "known" / "a.png", GREY)
-    with pytest.raises(IntensityError, match=r"Expected normal images of more than 8 bits a channel .*, got none\. Do"):
+    with pytest.raises(IntensityError, match=r"none of them has more than 8 bits .*`intensities`"):
         ready(tmp_path)
     assert values_of(ready(tmp_path, intensities="image").known_data)["a"].max() == 255
 
@@ -206,7 +206,7 @@ def test_windows_of_dicom_need_no_percentiles(tmp_path: Path, caplog: pytest.Log
     data = ready(tmp_path, {"extensions": (".dcm",)})
     values = ramp(0, 4000, 30)
     np.testing.assert_array_equal(values_of(data.test_data.subsample([0]))["0"], expected(values, 500, 1500))
-    assert "the window that DICOM states as low and high" in caplog.text
+    assert "the window stored in DICOM files as low and high" in caplog.text
     assert "convert FOLDER TARGET --intensities image`" in caplog.text
 
 
@@ -253,7 +253,7 @@ def test_mask_with_exif_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("orientation", "shape"), [(3, (48, 32)), (6, (48, 48))])
 def test_mask_that_could_be_either_way_round(orientation: int, shape: tuple[int, int], tmp_path: Path) -> None:
     root = turned_data(tmp_path / "data", orientation, np.zeros(shape, np.uint8), shape)
-    with pytest.raises(ImageFileError, match=r"Expected a mask whose size tells whether it is upright, got .*0\.png"):
+    with pytest.raises(ImageFileError, match=r"masks/0\.png is upright: its image .*bad/0\.jpg"):
         ready(root, {"masks": True})
     assert len(ready(root).test_data) == 4  # no masks, nothing to ask
 
@@ -264,7 +264,7 @@ def test_mask_that_could_be_either_way_round(orientation: int, shape: tuple[int,
 def test_nothing_half_written(tmp_path: Path) -> None:
     source = write_png(tmp_path / "a.png", np.random.default_rng(0).integers(0, 65535, (50, 50), dtype=np.uint16))
     source.write_bytes(source.read_bytes()[:2000])
-    with pytest.raises(ImageFileError, match=r"Expected a readable image, got .*a\.png"):
+    with pytest.raises(ImageFileError, match=r"a\.png"):
         write_converted(source, tmp_path / "out" / "a.png", IntensityRule("image"))
     assert not list((tmp_path / "out").rglob("*.*"))
 
@@ -295,5 +295,5 @@ def test_command_line(words: list[str], intensities: Any, percentiles: Any, root
 
 
 def test_bad_settings_are_refused_at_once(root: Path) -> None:
-    with pytest.raises(IntensityError, match=r"low before high, got 5 and 1"):
+    with pytest.raises(IntensityError, match=r"`intensities` .*, not 5 and 1"):
         KnownAnomalies(make_folder_data(root), count=1, intensities=(5, 1))

@@ -1,4 +1,4 @@
-"""A user's folder: which arrangements are understood, what they become, and what is said of the others."""
+"""A user's folder: which layouts are understood, what they become, and what is said of the others."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ import pytest
 from anomalib.data import Folder
 from PIL import Image
 
-from anomalib_ckaad.data.reading.folders import find_images, images_in
+from anomalib_ckaad.data.reading.image_paths import images_below
+from anomalib_ckaad.data.reading.user_folder import find_images
+from anomalib_ckaad.errors import DataError, MissingDataError
 
 
 def write_images(folder: Path, count: int, suffix: str = ".png", name: str = "{:03d}") -> None:
@@ -123,51 +125,54 @@ def test_a_relative_folder_works_from_anywhere(tmp_path: Path, monkeypatch: pyte
     assert len(make_folder(config).train_data) == 18
 
 
-def test_images_in_takes_images_only(tmp_path: Path) -> None:
+def test_images_below_takes_images_only(tmp_path: Path) -> None:
     write_images(tmp_path / "a", 2)
     (tmp_path / "a" / "x.csv").write_text("")
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in images_in(tmp_path)] == ["000.png", "001.png"]
+    assert [path.name for path in images_below(tmp_path)] == ["000.png", "001.png"]
 
 
 def test_other_arrangements_are_refused_naming_both(tmp_path: Path) -> None:
     write_images(tmp_path / "NORMAL", 12)
     write_images(tmp_path / "DEFECT", 2)
     with pytest.raises(
-        ValueError, match=r"train/good and test/<type> as in MVTec AD, or good and bad.*got DEFECT, NORMAL"
+        DataError, match=r"train/good and test/<type> as in MVTec AD, or good and bad.*\.png.*holds DEFECT, NORMAL"
     ):
         find_images(tmp_path)
 
 
 def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="got nothing"):
+    with pytest.raises(DataError, match="holds nothing"):
         find_images(tmp_path)
-    with pytest.raises(NotADirectoryError, match=r"Expected a folder of images, got .*missing"):
+    with pytest.raises(MissingDataError, match=r"/missing does not exist"):
         find_images(tmp_path / "missing")
+    write_images(tmp_path, 1)
+    with pytest.raises(MissingDataError, match=r"/000\.png is a file\. Pass the folder"):
+        find_images(tmp_path / "000.png")
 
 
 def test_no_anomalous_image_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "good", 12)
     (tmp_path / "bad").mkdir()
-    with pytest.raises(ValueError, match=r"Expected .* good and bad, each with images"):
+    with pytest.raises(DataError, match=r"good and bad, each with images"):
         find_images(tmp_path)
     write_images(tmp_path / "train" / "good", 12)
     write_images(tmp_path / "test" / "good", 2)
-    with pytest.raises(ValueError, match=r"test/<type>"):
+    with pytest.raises(DataError, match=r"test/<type>"):
         find_images(tmp_path)
 
 
 def test_too_few_normal_images_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "good", 9)
     write_images(tmp_path / "bad", 2)
-    with pytest.raises(ValueError, match=r"Expected at least 10 normal images in .*good, got 9"):
+    with pytest.raises(DataError, match=r"/good: 9\. At least 10"):
         find_images(tmp_path)
 
 
 def test_a_missing_mask_is_refused(tmp_path: Path) -> None:
     write_mvtec(tmp_path)
     (tmp_path / "ground_truth" / "crack" / "002_mask.png").unlink()
-    with pytest.raises(ValueError, match=r"Expected one mask in .*crack for each of the 3 images .* got 2"):
+    with pytest.raises(DataError, match=r"ground_truth/crack has 2 masks for the 3 images in .*test/crack"):
         find_images(tmp_path)
 
 
@@ -175,5 +180,5 @@ def test_masks_that_sort_differently_are_refused_since_anomalib_would_swap_them(
     write_mvtec(tmp_path)
     write_images(tmp_path / "test" / "dent", 11, name="{}")
     write_masks(tmp_path / "ground_truth" / "dent", 11, name="{}_mask")
-    with pytest.raises(ValueError, match=r"got 10_mask.png for 1.png. Do rename them \(001 instead of 1\)"):
+    with pytest.raises(DataError, match=r"10_mask\.png .* 1\.png .*\(001 instead of 1\)"):
         find_images(tmp_path)

@@ -1,8 +1,9 @@
 """Embedded textures: real photographs, painted defects with exact masks, honest splits, one whole write."""
 
 import json
-import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from anomalib_ckaad.data.textures.images import (
     render,
 )
 from anomalib_ckaad.data.textures.painters import PAINTERS, paint
+from anomalib_ckaad.errors import ConfigurationError, FileError, MissingDataError
+from anomalib_ckaad.files import PART, write_folder_whole
 
 SMALL: dict[str, Any] = {
     "image_size": 64,
@@ -44,6 +47,14 @@ SMALL: dict[str, Any] = {
 def parameters(**changes: int) -> TextureParameters:
     arguments: dict[str, Any] = {"category": "brick", "seed": 0, **SMALL, **changes}
     return TextureParameters(**arguments)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the small set of bricks, which no test changes."""
+    root = tmp_path_factory.mktemp("textures")
+    write_textures(root, parameters())
+    return root
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -64,7 +75,7 @@ def test_photographs_are_installed_real_and_read_only(category: Category) -> Non
 def test_a_missing_photograph_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(texture_images, "files", lambda _: tmp_path)
     photograph.cache_clear()
-    with pytest.raises(FileNotFoundError, match=r"Expected scikit-image to have data/brick.png.*Do install"):
+    with pytest.raises(MissingDataError, match=r"scikit-image .*data/brick\.png\. Install"):
         photograph("brick")
 
 
@@ -143,8 +154,8 @@ def test_good_images_are_undamaged() -> None:
 
 def test_defects_scale_with_the_image() -> None:
     for kind in DEFECTS:
-        small = np.mean([make_image("brick", kind, "test", i, 128, 0)[1].mean() for i in range(12)])
-        large = np.mean([make_image("brick", kind, "test", i, 256, 0)[1].mean() for i in range(12)])
+        small = np.mean([make_image("brick", kind, "test", i, 64, 0)[1].mean() for i in range(12)])
+        large = np.mean([make_image("brick", kind, "test", i, 128, 0)[1].mean() for i in range(12)])
         assert small == pytest.approx(large, rel=0.6)
 
 
@@ -153,7 +164,7 @@ def test_every_kind_is_painted_by_its_painter_and_unknown_ones_are_refused() -> 
     image, foreign = np.full((64, 64), 0.5), np.random.default_rng(0).uniform(size=(64, 64))
     masks = {kind: paint(kind, image, np.random.default_rng(7), foreign)[1] for kind in DEFECTS}
     assert masks["patch"].sum() > masks["scratch"].sum()
-    with pytest.raises(ValueError, match="Expected a defect among scratch, stain, hole, patch, seam, got 'rust'"):
+    with pytest.raises(ConfigurationError, match="one of scratch, stain, hole, patch, seam, not 'rust'"):
         paint("rust", image, np.random.default_rng(0), foreign)
 
 
@@ -194,8 +205,8 @@ def paths_of(data: Textures) -> tuple[list[str], list[str], list[str]]:
     return train, val, test
 
 
-def test_validation_is_normal_and_of_its_own(tmp_path: Path) -> None:
-    data = Textures(root=tmp_path, **SMALL)
+def test_validation_is_normal_and_of_its_own(made: Path) -> None:
+    data = Textures(root=made, **SMALL)
     data.setup()
     assert (data.train_data.samples.label_index == 0).all()
     assert (data.val_data.samples.label_index == 0).all()
@@ -207,9 +218,9 @@ def test_validation_is_normal_and_of_its_own(tmp_path: Path) -> None:
     assert next(iter(data.val_dataloader())).image.shape == (4, 3, 64, 64)
 
 
-def test_validation_from_train_is_seeded_and_leaves_the_test_images_alone(tmp_path: Path) -> None:
+def test_validation_from_train_is_seeded_and_leaves_the_test_images_alone(made: Path) -> None:
     def split(seed: int) -> tuple[list[str], list[str], list[str]]:
-        data = Textures(root=tmp_path, val_split_mode="from_train", seed=seed, **SMALL)
+        data = Textures(root=made, val_split_mode="from_train", seed=seed, **SMALL)
         data.setup()
         return paths_of(data)
 
@@ -222,8 +233,8 @@ def test_validation_from_train_is_seeded_and_leaves_the_test_images_alone(tmp_pa
     assert split(1)[2] == test
 
 
-def test_batches_carry_masks_in_testing_and_the_folder_is_the_kind(tmp_path: Path) -> None:
-    data = Textures(root=tmp_path, **SMALL)
+def test_batches_carry_masks_in_testing_and_the_folder_is_the_kind(made: Path) -> None:
+    data = Textures(root=made, **SMALL)
     data.prepare_data()
     data.setup()
     assert data.name == "Textures"
@@ -312,7 +323,7 @@ def test_interruption_leaves_nothing_and_the_next_call_completes(
 
 
 def test_a_killed_run_does_not_count_as_finished(tmp_path: Path) -> None:
-    leftover = tmp_path / ".brick-abc" / "train" / "good"
+    leftover = tmp_path / f"{PART}abc" / "train" / "good"
     leftover.mkdir(parents=True)
     (leftover / "000.png").write_bytes(b"half")
     data = Textures(root=tmp_path, **SMALL)
@@ -320,14 +331,18 @@ def test_a_killed_run_does_not_count_as_finished(tmp_path: Path) -> None:
     assert len(data.train_data) == 20
 
 
-def _write(root: str) -> bool:
-    return write_textures(Path(root), parameters())
+def test_runs_at_once_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs have found nothing before any of them begins to write."""
+    barrier = Barrier(3)
 
+    def at_once(folder: Path, write: Any) -> bool:
+        barrier.wait(timeout=60)
+        return write_folder_whole(folder, write)
 
-def test_runs_at_once_agree(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        written = pool.map(_write, [str(tmp_path)] * 4, chunksize=1)
-    assert sum(written) == 1
+    monkeypatch.setattr(texture_files, "write_folder_whole", at_once)
+    with ThreadPoolExecutor(3) as pool:
+        written = list(pool.map(lambda _: write_textures(tmp_path, parameters()), range(3)))
+    assert sorted(written) == [False, False, True]
     assert [path.name for path in tmp_path.iterdir()] == ["brick"]
     check_textures(tmp_path / "brick", parameters())
 
@@ -335,9 +350,9 @@ def test_runs_at_once_agree(tmp_path: Path) -> None:
 def test_other_parameters_are_refused_and_nothing_is_deleted(tmp_path: Path) -> None:
     write_textures(tmp_path, parameters())
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match=r"got image_size 64 instead of 96, seed 0 instead of 3\. Do delete"):
+    with pytest.raises(FileError, match=r"brick .*image_size 64 instead of 96, seed 0 instead of 3\. Delete"):
         write_textures(tmp_path, parameters(image_size=96, seed=3))
-    with pytest.raises(FileExistsError, match="image_size 64 instead of 256"):
+    with pytest.raises(FileError, match="image_size 64 instead of 256"):
         Textures(root=tmp_path, **{**SMALL, "image_size": 256}).setup()
     assert contents(tmp_path) == before
 
@@ -345,7 +360,7 @@ def test_other_parameters_are_refused_and_nothing_is_deleted(tmp_path: Path) -> 
 def test_another_generator_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_textures(tmp_path, parameters())
     monkeypatch.setattr(texture_files, "GENERATOR_VERSION", texture_files.GENERATOR_VERSION + 1)
-    with pytest.raises(FileExistsError, match="generator_version 1 instead of 2"):
+    with pytest.raises(FileError, match="generator_version 1 instead of 2"):
         write_textures(tmp_path, parameters())
 
 
@@ -353,45 +368,49 @@ def test_incomplete_crowded_and_foreign_folders_are_refused(tmp_path: Path) -> N
     write_textures(tmp_path, parameters())
     folder = tmp_path / "brick"
     (folder / "test/stain/001.png").unlink()
-    with pytest.raises(FileExistsError, match=r"1 missing and 0 too many, such as test/stain/001.png \(missing\)"):
+    with pytest.raises(FileError, match=r"1 missing and 0 too many, such as test/stain/001.png \(missing\)"):
         write_textures(tmp_path, parameters())
     (folder / "test/stain/001.png").write_bytes(b"")
     (folder / "test/stain/009.png").write_bytes(b"")
-    with pytest.raises(FileExistsError, match=r"0 missing and 1 too many, such as test/stain/009.png \(too many\)"):
+    with pytest.raises(FileError, match=r"0 missing and 1 too many, such as test/stain/009.png \(too many\)"):
         write_textures(tmp_path, parameters())
     (folder / "textures.json").write_text("{")
-    with pytest.raises(FileExistsError, match="got something unreadable"):
+    with pytest.raises(FileError, match=r"Cannot read .*textures\.json"):
         write_textures(tmp_path, parameters())
     (folder / "textures.json").unlink()
-    with pytest.raises(FileExistsError, match="got a folder without it"):
+    with pytest.raises(FileError, match=r"brick exists, but has no textures\.json"):
         write_textures(tmp_path, parameters())
     assert (folder / "test/stain/009.png").exists()
 
 
-def test_parameters_are_recorded(tmp_path: Path) -> None:
-    write_textures(tmp_path, parameters())
-    record = json.loads((tmp_path / "brick" / "textures.json").read_text())
+def test_parameters_are_recorded(made: Path) -> None:
+    record = json.loads((made / "brick" / "textures.json").read_text())
     assert record == {"generator_version": 1, "category": "brick", "seed": 0, **SMALL}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"category": "wood"}, "Expected a category among brick, gravel, grass, got 'wood'"),
-        ({"image_size": 16}, "Expected image_size of at least 32 pixels, got 16"),
-        ({"image_size": (64, 96)}, r"Expected image_size as one number or the same number twice, got \(64, 96\)"),
-        ({"train_images": 0}, "Expected train_images of at least 1, got 0"),
-        ({"validation_images": 0}, "Expected validation_images of at least 1, got 0"),
-        ({"images_per_defect": 0}, "Expected images_per_defect of at least 1"),
-        ({"known_per_defect": -1}, "Expected known_per_defect of at least 0, got -1"),
-        ({"texture_seed": -1}, "Expected a texture_seed of at least 0, got -1"),
-        ({"val_split_ratio": 0.0}, "Expected val_split_ratio between 0 and 1, got 0.0"),
-        ({"val_split_mode": "never"}, "never"),
+        ({"category": "wood"}, "`category` must be one of brick, gravel, grass, not 'wood'"),
+        ({"image_size": 16}, "`image_size` must be at least 32 pixels, not 16"),
+        ({"image_size": (64, 96)}, r"`image_size` .*, not \(64, 96\)"),
+        ({"train_images": 0}, "`train_images` must be at least 1, not 0"),
+        ({"validation_images": 0}, "`validation_images` must be at least 1, not 0"),
+        ({"images_per_defect": 0}, "`images_per_defect` must be at least 1, not 0"),
+        ({"known_per_defect": -1}, "`known_per_defect` must be at least 0, not -1"),
+        ({"texture_seed": -1}, "`texture_seed` must be at least 0, not -1"),
+        ({"val_split_ratio": 0.0}, "`val_split_ratio` .*, not 0.0"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         Textures(root=tmp_path, **{**SMALL, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_split_mode_is_refused_by_anomalib(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="never"):
+        Textures(root=tmp_path, val_split_mode="never", **SMALL)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -399,8 +418,8 @@ def test_a_pair_as_image_size_works_since_anomalib_makes_pairs(tmp_path: Path) -
     assert Textures(root=tmp_path, image_size=(64, 64)).parameters.image_size == 64
 
 
-def test_image_augmentations_reach_the_images(tmp_path: Path) -> None:
-    data = Textures(root=tmp_path, augmentations=Resize((32, 32)), **SMALL)
+def test_image_augmentations_reach_the_images(made: Path) -> None:
+    data = Textures(root=made, augmentations=Resize((32, 32)), **SMALL)
     data.setup()
     train_item, test_item = data.train_data[0], data.test_data[0]
     assert train_item.image is not None

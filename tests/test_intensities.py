@@ -20,10 +20,10 @@ from anomalib_ckaad.data.reading.intensities import (
     sample_pixels,
     to_eight_bits,
 )
-from anomalib_ckaad.errors import ImageFileError, IntensityError
+from anomalib_ckaad.errors import ImageFileError, IntensityError, MissingPackageError
 from tests.image_files import COLOR, GREY, write_dicom, write_png, write_pnm, write_tiff, write_turned
 
-DEEP = "more than 8 bits a channel"
+DEEP = "more than 8 bits per channel"
 ALPHA = np.full((2, 3, 1), 9, np.uint16)
 FLOATS = GREY.astype(np.float32) / 7
 
@@ -151,7 +151,7 @@ def test_not_a_number_is_black_and_counts_for_nothing(tmp_path: Path) -> None:
 
 
 def test_nothing_but_not_a_number(tmp_path: Path) -> None:
-    with pytest.raises(ImageFileError, match=r"Expected finite intensities in .*a\.tif, got none"):
+    with pytest.raises(ImageFileError, match=r"a\.tif has no finite intensity"):
         decode(write_tiff(tmp_path / "a.tif", np.full((3, 3), np.nan, np.float32)))
 
 
@@ -246,7 +246,9 @@ def test_missing_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return original(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImageFileError, match=r"Expected pydicom .* Do `pip install 'anomalib-ckaad\[medical\]'`\."):
+    with pytest.raises(
+        MissingPackageError, match=r"a\.dcm needs pydicom\. .*`pip install 'anomalib-ckaad\[medical\]'`"
+    ):
         decode(path)
 
 
@@ -256,15 +258,23 @@ def test_missing_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("pages.tif", lambda p: write_tiff(p, np.stack([GREY, GREY]), photometric="minisblack"), r"got 2 pages in"),
+        (
+            "pages.tif",
+            lambda p: write_tiff(p, np.stack([GREY, GREY]), photometric="minisblack"),
+            r"2 images.* Write each",
+        ),
         (
             "five.tif",
             lambda p: write_tiff(p, np.dstack([GREY] * 5), photometric="minisblack", planarconfig="contig"),
-            r"got MINISBLACK of 5 channels",
+            r"MINISBLACK with 5 channels\. Convert",
         ),
-        ("cmyk.tif", lambda p: write_tiff(p, np.dstack([GREY] * 4), photometric="separated"), r"got SEPARATED of 4"),
-        ("frames.dcm", lambda p: write_dicom(p, STORED, NumberOfFrames=2), r"got DICOM of 2 frames"),
-        ("text.dcm", lambda p: p.write_text("not DICOM") and p, r"Expected a readable image, got .*text\.dcm"),
+        (
+            "cmyk.tif",
+            lambda p: write_tiff(p, np.dstack([GREY] * 4), photometric="separated"),
+            r"SEPARATED with 4 .*Convert",
+        ),
+        ("frames.dcm", lambda p: write_dicom(p, STORED, NumberOfFrames=2), r"frames: 2.* Write each"),
+        ("text.dcm", lambda p: p.write_text("not DICOM") and p, r"Cannot read the image .*Replace or remove"),
     ],
 )
 def test_refusals_name_the_file(name: str, write: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
@@ -272,7 +282,6 @@ def test_refusals_name_the_file(name: str, write: Callable[[Path], Path], messag
     with pytest.raises(ImageFileError, match=message) as caught:
         decode(path)
     assert name in str(caught.value)
-    assert " Do " in str(caught.value)
 
 
 def test_compressed_dicom_without_a_decoder(tmp_path: Path) -> None:
@@ -282,7 +291,7 @@ def test_compressed_dicom_without_a_decoder(tmp_path: Path) -> None:
     data.PixelData = encaps.encapsulate([b"\xff\xd8\xff\xd9"])
     data["PixelData"].is_undefined_length = True
     data.save_as(path)
-    with pytest.raises(ImageFileError, match=r"Expected .*got .*a\.dcm.* Do "):
+    with pytest.raises(ImageFileError, match=r"a\.dcm.* (Decompress|Replace) "):
         decode(path)
 
 
@@ -306,7 +315,7 @@ def test_cut_off_files_are_named(name: str, write: Callable[[Path], Path], share
     path = write(tmp_path / name)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ImageFileError, match=rf"Expected .*{name}.* Do "):
+    with pytest.raises(ImageFileError, match=rf"{name} .*Replace or remove it"):
         decode(path)
 
 
@@ -333,10 +342,10 @@ def test_damaged_headers_are_named(read: Callable[[Path], object], tmp_path: Pat
 
 def test_what_is_no_image(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    with pytest.raises(ImageFileError, match=r"Expected a readable image, got .*a\.png"):
+    with pytest.raises(ImageFileError, match=r"a\.png"):
         needs_conversion(path)
     path.write_text("no image")
-    with pytest.raises(ImageFileError, match=r"Expected a readable image, got .*a\.png"):
+    with pytest.raises(ImageFileError, match=r"a\.png"):
         needs_conversion(path)
 
 
@@ -353,18 +362,18 @@ def test_order_of_low_and_high() -> None:
     rule = IntensityRule().with_dataset([np.arange(2001)])
     assert rule.limits(image) == (3, 4)
     assert rule.limits(plain) == (10, 1990)
-    with pytest.raises(IntensityError, match=r"Expected normal images of more than 8 bits"):
+    with pytest.raises(IntensityError, match=r"`intensities`"):
         IntensityRule().with_dataset([]).limits(plain)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((5, 5),), r"low before high, got 5 and 5"),
-        (((0, float("nan")),), r"Expected intensities to be finite numbers"),
-        (("each",), r"Expected intensities to be dataset, image or two numbers, got 'each'"),
-        (("image", (50, 50)), r"Expected percentiles in \[0, 100\], the lower first, got 50 and 50"),
-        (("image", (-1, 99)), r"Expected percentiles in \[0, 100\]"),
+        (((5, 5),), r"`intensities` .*, not 5 and 5"),
+        (((0, float("nan")),), r"`intensities` .*, not 0 and nan"),
+        (("each",), r"`intensities` .*, not 'each'"),
+        (("image", (50, 50)), r"`percentiles` .*\[0, 100\].*, not 50 and 50"),
+        (("image", (-1, 99)), r"`percentiles` .*\[0, 100\].*, not -1 and 99"),
     ],
 )
 def test_bad_rules(arguments: tuple[Any, ...], message: str) -> None:

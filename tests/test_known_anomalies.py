@@ -13,8 +13,9 @@ from jsonargparse import ArgumentParser
 
 from anomalib_ckaad.data.known.batches import KnownAnomalyBatches
 from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.known.selection import count_for_ratio, type_of
-from anomalib_ckaad.errors import IntensityError, KnownAnomaliesError
+from anomalib_ckaad.data.known.selection import count_for_ratio
+from anomalib_ckaad.data.reading.anomaly_types import type_of
+from anomalib_ckaad.errors import ConfigurationError, IntensityError, KnownAnomaliesError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.seen_unseen import SeenUnseenEvaluator, seen_and_unseen
 from tests.conftest import make_folder_data, write_images
@@ -135,6 +136,19 @@ def test_no_more_known_ones_than_normal_ones_in_a_batch() -> None:
     assert [sum(i >= 8 for i in batch) for batch in batches] == [4, 4]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"normal": 0}, "normal images must be at least 1, not 0"),
+        ({"known": -1}, "known anomalies must be at least 0, not -1"),
+        ({"batch_size": 0}, "batch size must be at least 1, not 0"),
+    ],
+)
+def test_bad_sizes_of_batches(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        KnownAnomalyBatches(**{"normal": 4, "known": 2, "batch_size": 2, **arguments})
+
+
 def test_every_known_one_is_seen_before_any_is_seen_again() -> None:
     batches = KnownAnomalyBatches(normal=40, known=6, batch_size=4)
     drawn = [i for batch in batches for i in batch if i >= 40]
@@ -151,7 +165,7 @@ def test_order_of_epochs_differs_and_follows_the_global_seed() -> None:
 
 
 def test_processes_share_the_normal_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = "anomalib_ckaad.data.known.batches.distributed"
+    distributed = "torch.distributed"
     monkeypatch.setattr(f"{distributed}.is_initialized", lambda: True)
     monkeypatch.setattr(f"{distributed}.get_world_size", lambda: 2)
     seen = []
@@ -207,7 +221,7 @@ def test_trains_under_the_engine(root: Path, tmp_path: Path, caplog: pytest.LogC
     engine.fit(model, datamodule=data)
     (results,) = engine.test(model, datamodule=data)
     assert "pixel_AUPRO" in results
-    sentence = "Learning from 9 normal images and 3 known anomalies (3 crack)."
+    sentence = "Training on 9 normal images and 3 known anomalies (3 crack)."
     assert caplog.text.count(sentence) == 1
 
 
@@ -290,17 +304,19 @@ def test_type_is_the_data_sets_own_name_or_the_folder() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ratio": 1.0}, r"Expected ratio in \(0, 1\), got 1\.0"),
-        ({"ratio": 0.0}, r"Expected ratio in \(0, 1\), got 0\.0"),
-        ({"ratio": 0.1, "count": 1}, r"Expected either ratio or a count of at least 0"),
-        ({"count": -1}, r"Expected either ratio or a count of at least 0, got ratio None and count -1"),
-        ({"count": 99}, r"Expected count of at most 11, the anomalies there are, got 99"),
-        ({"count": 1, "types": ["dent"]}, r"Expected types among crack, hole, got dent\. Do correct types\."),
-        ({"count": 1, "types": 3}, r"Expected types to be at most 2 \(crack, hole\), got 3"),
-        ({"count": 3, "reserve": 2}, r"Expected reserve of at least count, got reserve 2 and count 3"),
-        ({}, r"Expected ratio, count or known_anomaly_dir for data whose training images are all normal"),
-        ({"use": "keep", "count": 1}, r"Expected use to be train or drop, got 'keep'"),
-        ({"known_anomaly_dir": "missing"}, r"Expected known_anomaly_dir to be a folder, got missing"),
+        ({"ratio": 1.0}, r"`ratio` .*, not 1\.0"),
+        ({"ratio": 0.0}, r"`ratio` .*, not 0\.0"),
+        ({"ratio": 0.1, "count": 1}, r"either `ratio` or `count`, not both: ratio 0\.1, count 1"),
+        ({"count": -1}, r"`count` must be at least 0, not -1"),
+        ({"count": 99}, r"`count` is 99, but there are only 11 anomalies"),
+        ({"count": 1, "reserve": 99}, r"`reserve` is 99, but there are only 11 anomalies"),
+        ({"count": 1, "types": ["dent"]}, r"`types` names dent, .* crack, hole\."),
+        ({"count": 1, "types": 3}, r"`types` .* 2 \(crack, hole\), not 3"),
+        ({"count": 3, "reserve": 2}, r"`reserve` .* reserve 2, count 3"),
+        ({"reserve": 2}, r"`reserve` .* reserve 2, count None"),
+        ({}, r"All training images are normal.*`known_anomaly_dir`, `count` or `ratio`"),
+        ({"use": "keep", "count": 1}, r"`use` must be 'train' or 'drop', not 'keep'"),
+        ({"known_anomaly_dir": "missing"}, r"does not exist: missing\. Correct `known_anomaly_dir`"),
     ],
 )
 def test_bad_arguments(root: Path, arguments: dict[str, Any], message: str) -> None:
@@ -309,20 +325,20 @@ def test_bad_arguments(root: Path, arguments: dict[str, Any], message: str) -> N
 
 
 def test_bad_folders(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(KnownAnomaliesError, match=r"Expected images of known anomalies in .*, got none"):
+    with pytest.raises(KnownAnomaliesError, match=rf"has no images: {tmp_path}"):
         ready(root, known_anomaly_dir=tmp_path)
     write_images(tmp_path / "a" / "good", 1)
-    with pytest.raises(KnownAnomaliesError, match=r"Expected anomalous images only in .*, got normal ones by name"):
+    with pytest.raises(KnownAnomaliesError, match=r"images in a folder for normal ones, such as .*a/good/000\.png"):
         ready(root, known_anomaly_dir=tmp_path / "a")
     shutil.copytree(root / "test" / "crack", tmp_path / "b" / "copies")
     with pytest.raises(
-        KnownAnomaliesError, match=r"not among the test images, got 6 in both \(.*000\.png = .*000\.png"
+        KnownAnomaliesError, match=r"among the test images: 6 \(.*copies/000\.png = .*crack/000\.png.*and 3 more\)"
     ):
         ready(root, known_anomaly_dir=tmp_path / "b")
-    with pytest.raises(KnownAnomaliesError, match=r"not among the test images, got 6 in both"):  # by path
+    with pytest.raises(KnownAnomaliesError, match=r"among the test images: 6 "):  # by path
         ready(root, known_anomaly_dir=root / "test" / "crack")
     shutil.copytree(root / "good", tmp_path / "c" / "bad")
-    with pytest.raises(KnownAnomaliesError, match=r"not among the (normal training|validation) images"):
+    with pytest.raises(KnownAnomaliesError, match=r"among the (normal training|validation) images: "):
         ready(root, known_anomaly_dir=tmp_path / "c")
 
 
@@ -338,12 +354,12 @@ def test_one_known_image_and_more_than_normal_ones(root: Path, tmp_path: Path, c
 
 def test_data_without_anomalies(root: Path) -> None:
     data = make_folder_data(root, abnormal_dir=None, normal_test_dir="test_good")
-    with pytest.raises(KnownAnomaliesError, match=r"Expected anomalous images in tiny, got none"):
+    with pytest.raises(KnownAnomaliesError, match=r"The data set tiny has no anomalous images.*`known_anomaly_dir`"):
         ready(root, data, count=2)
 
 
 def test_wrapping_itself(root: Path) -> None:
-    with pytest.raises(KnownAnomaliesError, match=r"Expected an ordinary datamodule to wrap, got KnownAnomalies"):
+    with pytest.raises(KnownAnomaliesError, match=r"`data` is KnownAnomalies"):
         KnownAnomalies(KnownAnomalies(inner(root), count=1), count=1)
 
 
@@ -372,8 +388,8 @@ def test_groups_by_an_expression(root: Path) -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ("none.csv", r"Expected groups to be a file, got none\.csv, which does not exist\. Do"),
-        ("(", r"Expected groups to be a regular expression or a \.csv file, got '\('"),
+        ("none.csv", r"`groups` does not exist: none\.csv"),
+        ("(", r"`groups` must be a regular expression or a \.csv file; '\(' is neither"),
     ],
 )
 def test_bad_groups(groups: str, message: str, root: Path) -> None:
@@ -383,7 +399,7 @@ def test_bad_groups(groups: str, message: str, root: Path) -> None:
 
 def test_groups_without_the_columns(root: Path, tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_text("path,part\n")
-    with pytest.raises(KnownAnomaliesError, match=r"Expected columns image and group in .*got \['path', 'part'\]"):
+    with pytest.raises(KnownAnomaliesError, match=r"g\.csv .*image and group, not \['path', 'part'\]"):
         KnownAnomalies(inner(root), count=1, groups=str(tmp_path / "g.csv"))
 
 
@@ -415,7 +431,7 @@ def test_copies_in_the_test_images_leave_with_what_is_drawn(tmp_path: Path) -> N
 def test_other_models_are_not_given_known_anomalies(root: Path, tmp_path: Path) -> None:
     model = Padim(backbone="resnet18", layers=["layer2"], pre_trained=False, n_features=10, visualizer=False)
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False)
-    with pytest.raises(KnownAnomaliesError, match=r"Expected a model that learns from known anomalies, got Padim"):
+    with pytest.raises(KnownAnomaliesError, match=r"Padim does not learn from known anomalies.*`use` to 'drop'"):
         engine.fit(model, datamodule=KnownAnomalies(inner(root), count=2))
     engine.fit(model, datamodule=KnownAnomalies(inner(root), count=2, use="drop"))
 
@@ -423,7 +439,7 @@ def test_other_models_are_not_given_known_anomalies(root: Path, tmp_path: Path) 
 def test_missing_masks(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "copy")
     next((tmp_path / "copy" / "masks" / "crack").iterdir()).unlink()
-    with pytest.raises(KnownAnomaliesError, match=r"of each anomalous one a mask .*Do check its folders"):
+    with pytest.raises(KnownAnomaliesError, match=r"data set tiny .*Check its folders.*each anomalous image needs one"):
         ready(tmp_path / "copy", count=2)
 
 
@@ -435,16 +451,16 @@ def test_nothing_left_to_test_on_is_said(root: Path, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": "3"}, r"Expected count to be a whole number, got '3'"),
-        ({"count": 2.5}, r"Expected count to be a whole number, got 2\.5"),
-        ({"count": 1, "reserve": True}, r"Expected reserve to be a whole number, got True"),
-        ({"count": 1, "types": True}, r"Expected types to be names or how many to draw, got True"),
-        ({"count": 1, "types": []}, r"Expected types to be names or how many to draw, got \[\]"),
-        ({"count": 1, "intensities": [1]}, r"Expected intensities to be two numbers, got \[1\]\. Do give"),
-        ({"count": 1, "percentiles": (5,)}, r"Expected percentiles to be two numbers, got \[5\]\. Do give"),
-        ({"ratio": 0.01}, r"Expected ratio to be at least one known anomaly, got 0\.01 with \d+ normal images"),
-        ({"count": 1, "groups": "(zzz)"}, r"Expected groups to find a part in the paths of known anomalies"),
-        ({"known_anomaly_dir": "normal"}, r"Expected anomalous images only in .*normal, got normal ones by name"),
+        ({"count": "3"}, r"`count` must be a whole number, not '3'"),
+        ({"count": 2.5}, r"`count` must be a whole number, not 2\.5"),
+        ({"count": 1, "reserve": True}, r"`reserve` must be a whole number, not True"),
+        ({"count": 1, "types": True}, r"`types` must be names of types, or how many to draw, not True"),
+        ({"count": 1, "types": []}, r"`types` must be names of types, or how many to draw, not \[\]"),
+        ({"count": 1, "intensities": [1]}, r"`intensities` must be two numbers, low and high, not \[1\]"),
+        ({"count": 1, "percentiles": (5,)}, r"`percentiles` must be two numbers, low and high, not \[5\]"),
+        ({"ratio": 0.01}, r"`ratio` 0\.01 of 9 normal images"),
+        ({"count": 1, "groups": "(zzz)"}, r"`groups` matches no path .*\.png"),
+        ({"known_anomaly_dir": "normal"}, r"images in a folder for normal ones, such as .*normal/000\.png"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str, root: Path, tmp_path: Path) -> None:

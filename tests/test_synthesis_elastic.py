@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad
 from torchvision.transforms.v2 import ElasticTransform
 
+from anomalib_ckaad.errors import ConfigurationError, DataError, UnsupportedTypeError
 from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
 from anomalib_ckaad.synthesis.elastic import blur_matrix, elastic_displacement, gaussian_kernel, warp
 
@@ -21,6 +22,19 @@ def torchvision_displacement(count: int, size: int = 256) -> Tensor:
     return torch.cat(fields).permute(0, 3, 1, 2) * size / 2
 
 
+@pytest.fixture(scope="module")
+def fields() -> Tensor:
+    """24 fields of 256x256 pixels of our own."""
+    return elastic_displacement(24, (256, 256), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def torchvision_fields() -> Tensor:
+    """24 fields of 256x256 pixels of torchvision's."""
+    torch.manual_seed(0)
+    return torchvision_displacement(24)
+
+
 def autocorrelation(field: Tensor, lag: int, axis: int) -> float:
     """Return the correlation of ``field`` with itself ``lag`` pixels on along ``axis``."""
     length = field.shape[axis]
@@ -29,10 +43,8 @@ def autocorrelation(field: Tensor, lag: int, axis: int) -> float:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["x", "y"])
-def test_displacement_has_the_statistics_of_torchvision(axis: int) -> None:
-    torch.manual_seed(0)
-    ours = elastic_displacement(24, (256, 256))[:, axis]
-    theirs = torchvision_displacement(24)[:, axis]
+def test_displacement_has_the_statistics_of_torchvision(axis: int, fields: Tensor, torchvision_fields: Tensor) -> None:
+    ours, theirs = fields[:, axis], torchvision_fields[:, axis]
     assert abs(ours.mean()) < 0.05
     assert abs(theirs.mean()) < 0.05
     assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.02)
@@ -63,14 +75,14 @@ def test_same_field_warps_as_torchvision_inside_the_image() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (512, 512), (128, 512), (384, 96)])
-def test_displacement_scales_with_the_image(size: tuple[int, int]) -> None:
+def test_displacement_scales_with_the_image(size: tuple[int, int], fields: Tensor) -> None:
     torch.manual_seed(3)
     scale = (size[0] * size[1]) ** 0.5 / 256
-    reference, ours = elastic_displacement(32, (256, 256)), elastic_displacement(32, size)
+    ours = elastic_displacement(24, size)
     for axis in (0, 1):
-        assert float(ours[:, axis].std()) / scale == pytest.approx(float(reference[:, axis].std()), rel=0.05)
+        assert float(ours[:, axis].std()) / scale == pytest.approx(float(fields[:, axis].std()), rel=0.05)
         lag = autocorrelation(ours[:, axis], round(8 * scale), -1)
-        assert lag == pytest.approx(autocorrelation(reference[:, axis], 8, -1), abs=0.06)
+        assert lag == pytest.approx(autocorrelation(fields[:, axis], 8, -1), abs=0.06)
 
 
 def test_blur_matrix_equals_a_convolution_with_reflecting_border() -> None:
@@ -174,11 +186,11 @@ def test_elastic_anomalies_are_a_maker() -> None:
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (torch.rand(3, 8, 8), ValueError, r"Expected images of shape \(N, 3, H, W\), got \(3, 8, 8\)"),
-        (torch.rand(2, 1, 8, 8), ValueError, r"Expected images of shape \(N, 3, H, W\), got \(2, 1, 8, 8\)"),
-        (torch.rand(2, 3, 0, 8), ValueError, "Expected images with at least one pixel"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "Expected floating point images.*got torch.uint8"),
-        ([[0.5]], TypeError, "Expected images as a torch.Tensor, got list"),
+        (torch.rand(3, 8, 8), DataError, r"shape \(N, 3, H, W\), not \(3, 8, 8\)"),
+        (torch.rand(2, 1, 8, 8), DataError, r"shape \(N, 3, H, W\), not \(2, 1, 8, 8\)"),
+        (torch.rand(2, 3, 0, 8), DataError, r"no pixels.* \(2, 3, 0, 8\)"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), UnsupportedTypeError, "floating point .*not torch.uint8"),
+        ([[0.5]], UnsupportedTypeError, "torch.Tensor, not list"),
     ],
 )
 def test_bad_images_are_refused(images: Tensor, error: type[Exception], message: str) -> None:
@@ -189,19 +201,19 @@ def test_bad_images_are_refused(images: Tensor, error: type[Exception], message:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alpha": -1.0}, "Expected alpha"),
-        ({"alpha": float("nan")}, "Expected alpha"),
-        ({"sigma": 0.0}, "Expected sigma"),
-        ({"reference_size": 0}, "Expected reference_size"),
+        ({"alpha": -1.0}, "`alpha` .*, not -1.0"),
+        ({"alpha": float("nan")}, "`alpha` .*, not nan"),
+        ({"sigma": 0.0}, "`sigma` .*, not 0.0"),
+        ({"reference_size": 0}, "`reference_size` .*, not 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         ElasticAnomalies(**arguments)  # type: ignore[arg-type]
 
 
 def test_a_batch_is_cheaper_than_torchvision_image_by_image() -> None:
-    images, maker, transform = torch.rand(16, 3, 256, 256), ElasticAnomalies(), ElasticTransform(alpha=200.0)
+    images, maker, transform = torch.rand(8, 3, 256, 256), ElasticAnomalies(), ElasticTransform(alpha=200.0)
     ours, theirs = [], []
     for _ in range(3):
         start = time.perf_counter()

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from anomalib_ckaad.cli.configs import config_path
 from anomalib_ckaad.cli.gallery import draw_gallery
-from anomalib_ckaad.data.reading.folders import find_images
+from anomalib_ckaad.data.reading.user_folder import find_images
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
 
@@ -40,7 +40,7 @@ def run(data: Path | None, output: Path) -> int:
     """Train and test on the embedded textures or on a user's folder, print a table and draw a gallery.
 
     Args:
-        data: A folder of images, arranged as ``anomalib_ckaad.data.reading.folders`` says; None for the textures.
+        data: A folder of images, arranged as ``anomalib_ckaad.data.reading.user_folder`` says; None for the textures.
         output: Where the config, the gallery and anomalib's results go.
 
     Returns:

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from anomalib_ckaad.data.reading.folders import images_in
 from anomalib_ckaad.data.reading.image_files import check_image_files, warn_of_turned
+from anomalib_ckaad.data.reading.image_paths import images_below
 
 NORMAL: Final = {"good", "normal"}
 MASKS: Final = {"ground_truth", "masks"}
@@ -27,7 +27,7 @@ def find_test_images(data: Path) -> list[LabeledPath]:
         ValueError: If it holds no image or no data, or an image that anomalib would misread.
     """
     if data.is_dir():
-        found = [(path, _label(path.relative_to(data))) for path in images_in(data)]
+        found = [(path, _label(path.relative_to(data))) for path in images_below(data)]
         found = [one for one in found if not MASKS & set(one[0].relative_to(data).parts[:-1])]
     elif data.is_file():
         found = _test_images_of(data)

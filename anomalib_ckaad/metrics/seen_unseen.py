@@ -10,7 +10,7 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
 from torch import distributed
 
-from anomalib_ckaad.data.known.selection import UNTYPED, types_of
+from anomalib_ckaad.data.reading.anomaly_types import UNTYPED, types_of
 from anomalib_ckaad.host.trainer import datamodule_of
 from anomalib_ckaad.metrics.evaluator import default_evaluator
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types

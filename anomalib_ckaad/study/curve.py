@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from anomalib_ckaad.data.known.selection import types_of
+from anomalib_ckaad.data.reading.anomaly_types import types_of
 from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from anomalib_ckaad.data.known.selection import UNTYPED
+from anomalib_ckaad.data.reading.anomaly_types import UNTYPED
 from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.statistics import Paired

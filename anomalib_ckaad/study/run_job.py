@@ -29,7 +29,7 @@ from anomalib.models.components import AnomalibModule
 from jsonargparse import ArgumentError, ArgumentParser
 
 from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
-from anomalib_ckaad.data.known.selection import types_of
+from anomalib_ckaad.data.reading.anomaly_types import types_of
 from anomalib_ckaad.data.reading.image_files import check_image_files
 from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.host.registration import register

@@ -1,9 +1,10 @@
 """Elastic deformation of a batch of images: the industrial anomalies of CKAAD.
 
-The law is that of torchvision's ``ElasticTransform``: uniform noise in [-1, 1] for each axis, smoothed by a Gaussian,
-times ``alpha / 2`` pixels. Three things differ on purpose: each image of a batch gets its own field (torchvision gives
-one to all), displacement and smoothing grow with the image (torchvision's are in pixels whatever the size), and what
-comes from beyond the border repeats the edge (torchvision's is black, which a detector learns instead of the anomaly).
+The displacement is distributed as in torchvision's ``ElasticTransform``: uniform noise in [-1, 1] for each axis,
+smoothed by a Gaussian, times ``alpha / 2`` pixels. Three things differ on purpose: each image of a batch gets a field
+of its own (in torchvision they share one), displacement and smoothing scale with the size of the image (in torchvision
+they are constant in pixels), and pixels beyond the border repeat the edge (in torchvision they are black, which a
+detector would learn instead of the anomaly).
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.synthesis.maker import check_images
 
 
@@ -79,7 +81,7 @@ def elastic_displacement(
     noise_device = generator.device if generator is not None else device
     noise = torch.rand(count, 2, height, width, dtype=dtype, device=noise_device, generator=generator).to(device)
     noise = noise.mul_(2).sub_(1)
-    # Smoothing twice as wide halves the amplitude of what is left of the noise: compensate by the kernels' energies.
+    # Smoothing twice as wide leaves noise of half the amplitude: compensate by the energies of the kernels.
     energy = gaussian_kernel(sigma).square().sum() / gaussian_kernel(sigma * scale).square().sum()
     amplitude = 0.5 * alpha * scale * energy.item()
     rows = (amplitude * blur_matrix(height, sigma * scale)).to(noise)
@@ -115,7 +117,7 @@ class ElasticAnomalies:
         reference_size: Side of the square image that both are meant for. Default 256, CKAAD's; other sizes scale.
 
     Raises:
-        ValueError: If ``alpha`` is negative, or ``sigma`` or ``reference_size`` is not positive.
+        ConfigurationError: If ``alpha`` is negative, or ``sigma`` or ``reference_size`` is not positive.
 
     Example:
         >>> maker = ElasticAnomalies()
@@ -131,14 +133,14 @@ class ElasticAnomalies:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            msg = f"Expected alpha to be a number of at least 0, got {self.alpha}. Do use 200 for CKAAD's anomalies."
-            raise ValueError(msg)
+            msg = f"`alpha` must be a finite number of at least 0, not {self.alpha}. CKAAD uses 200."
+            raise ConfigurationError(msg)
         if not (math.isfinite(self.sigma) and self.sigma > 0):
-            msg = f"Expected sigma to be a positive number of pixels, got {self.sigma}. Do use 5 for CKAAD's anomalies."
-            raise ValueError(msg)
+            msg = f"`sigma` must be a finite number of pixels greater than 0, not {self.sigma}. CKAAD uses 5."
+            raise ConfigurationError(msg)
         if self.reference_size <= 0:
-            msg = f"Expected reference_size to be a positive number of pixels, got {self.reference_size}. Do use 256."
-            raise ValueError(msg)
+            msg = f"`reference_size` must be greater than 0 pixels, not {self.reference_size}. CKAAD uses 256."
+            raise ConfigurationError(msg)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -152,8 +154,8 @@ class ElasticAnomalies:
             New images of the same shape, dtype and device, in [0, 1].
 
         Raises:
-            TypeError: If ``images`` is not a floating point tensor.
-            ValueError: If ``images`` is not of shape (N, 3, H, W).
+            UnsupportedTypeError: If ``images`` is not a floating point tensor.
+            DataError: If ``images`` is not of shape (N, 3, H, W).
         """
         check_images(images)
         # Half precision cannot hold a position of a hundred pixels to a fraction of one.

@@ -1,9 +1,11 @@
-"""What every maker of anomalies is: a callable from a batch of images to a batch of images."""
+"""The interface of a maker of anomalies: a callable from a batch of images to a batch of images."""
 
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from anomalib_ckaad.errors import DataError, UnsupportedTypeError
 
 
 @runtime_checkable
@@ -23,24 +25,24 @@ class AnomalyMaker(Protocol):
 def check_images(images: object) -> None:
     """Check that ``images`` has the type, shape and dtype that makers take.
 
-    Values are not looked at: that would cost a synchronization of the device on every training step.
+    Values are not checked: that would cost a synchronization of the device in every training step.
 
     Raises:
-        TypeError: If ``images`` is not a tensor or not of a floating point dtype.
-        ValueError: If ``images`` is not of shape (N, 3, H, W) or an image has no pixels.
+        UnsupportedTypeError: If ``images`` is not a tensor or not of a floating point dtype.
+        DataError: If ``images`` is not of shape (N, 3, H, W) or an image has no pixels.
     """
     if not isinstance(images, Tensor):
-        msg = f"Expected images as a torch.Tensor, got {type(images).__name__}. Do convert them first."
-        raise TypeError(msg)
+        msg = f"`images` must be a torch.Tensor, not {type(images).__name__}."
+        raise UnsupportedTypeError(msg)
     if images.ndim != 4 or images.shape[1] != 3:  # noqa: PLR2004 - (N, 3, H, W)
         msg = (
-            f"Expected images of shape (N, 3, H, W), got {tuple(images.shape)}. "
-            "Do pass a batch of RGB images; images[None] makes a batch of one."
+            f"`images` must have the shape (N, 3, H, W), not {tuple(images.shape)}. "
+            "Pass a batch of RGB images; images[None] makes a batch of one."
         )
-        raise ValueError(msg)
+        raise DataError(msg)
     if not images.is_floating_point():
-        msg = f"Expected floating point images in [0, 1], got {images.dtype}. Do pass images.float() / 255 for bytes."
-        raise TypeError(msg)
+        msg = f"`images` must be floating point in [0, 1], not {images.dtype}. For bytes, pass images.float() / 255."
+        raise UnsupportedTypeError(msg)
     if 0 in images.shape[2:]:
-        msg = f"Expected images with at least one pixel, got shape {tuple(images.shape)}. Do check the reading of them."
-        raise ValueError(msg)
+        msg = f"`images` have no pixels: their shape is {tuple(images.shape)}."
+        raise DataError(msg)

@@ -1,1 +1,1 @@
-"""Known anomalies for any datamodule: which are known, and how they come into training batches."""
+"""``KnownAnomalies``: a few known anomalies for the training on any data set."""

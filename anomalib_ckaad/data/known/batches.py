@@ -1,16 +1,18 @@
-"""Which images share a training batch: normal ones, and a few of the known anomalies."""
+"""Training batches of normal images and a few known anomalies."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import distributed
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from anomalib_ckaad.distributed import rank_and_count
+from anomalib_ckaad.errors import ConfigurationError
+
 
 class NormalAndKnown(Dataset[list[Any]]):
-    """Two data sets as one whose items are asked for a batch at a time: normal images first, known anomalies behind.
+    """Joins two data sets, normal images first and known anomalies behind them, and returns a batch at a time.
 
     Args:
         normal: Data set of normal images.
@@ -31,24 +33,24 @@ class NormalAndKnown(Dataset[list[Any]]):
 
 
 class KnownAnomalyBatches(DistributedSampler[list[int]]):
-    """Indices of batches of ``batch_size`` normal images and min(``batch_size``, known) anomalous ones.
+    """Indices of batches of ``batch_size`` normal images and min(``batch_size``, ``known``) known anomalies.
 
     For a data set that has the normal images first and the known anomalies behind them. The normal images are shuffled
-    every epoch and the last partial batch is dropped, as in the paper, unless it is the only one. The known anomalies
-    are gone through in a shuffled order that is drawn anew each time all have been seen.
+    in every epoch. The last partial batch is dropped, as in the paper, unless it is the only one. The known anomalies
+    are used in a random order; once all were used, a new order is drawn.
 
-    One process draws from torch's global generator. Several share the batches' normal images out among them and draw
-    from the seed and the epoch, so that all agree; being a ``DistributedSampler`` already, Lightning puts none in its
-    place.
+    A single process draws from torch's global generator. Several processes draw from the seed and the epoch, so that
+    all draw the same, and share the normal images of an epoch among them. Lightning leaves this sampler in place, as it
+    is a ``DistributedSampler`` already.
 
     Args:
         normal: Number of normal images, at least 1.
         known: Number of known anomalies; 0 gives batches of normal images only.
-        batch_size: Number of normal images in a batch of one process.
-        seed: Of the order, where several processes train.
+        batch_size: Number of normal images in a batch of one process, at least 1.
+        seed: Of the order, if several processes train.
 
     Raises:
-        ValueError: If a number is too small.
+        ConfigurationError: If a number is too small.
 
     Example:
         >>> batches = list(KnownAnomalyBatches(normal=5, known=3, batch_size=2))
@@ -57,17 +59,19 @@ class KnownAnomalyBatches(DistributedSampler[list[int]]):
     """
 
     def __init__(self, normal: int, known: int, batch_size: int, seed: int = 0) -> None:
-        if normal < 1 or known < 0 or batch_size < 1:
-            msg = (
-                "Expected at least one normal image, no negative number of known anomalies and a batch size of at "
-                f"least 1, got {normal}, {known} and {batch_size}. Do check the data's folders and train_batch_size."
-            )
-            raise ValueError(msg)
-        is_one_of_many = distributed.is_available() and distributed.is_initialized()
+        for name, value, least in (
+            ("number of normal images", normal, 1),
+            ("number of known anomalies", known, 0),
+            ("batch size", batch_size, 1),
+        ):
+            if value < least:
+                msg = f"The {name} must be at least {least}, not {value}. Check the data and `train_batch_size`."
+                raise ConfigurationError(msg)
+        rank, processes = rank_and_count()
         super().__init__(
             range(normal),  # type: ignore[arg-type]  # only its length is asked
-            num_replicas=distributed.get_world_size() if is_one_of_many else 1,
-            rank=distributed.get_rank() if is_one_of_many else 0,
+            num_replicas=processes,
+            rank=rank,
             seed=seed,
         )
         self.normal, self.known, self.batch_size = normal, known, batch_size
@@ -75,10 +79,6 @@ class KnownAnomalyBatches(DistributedSampler[list[int]]):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return max(1, self.normal // (self.batch_size * self.num_replicas))
-
-    def _known_indices(self, generator: torch.Generator | None) -> Iterator[int]:
-        while True:
-            yield from (torch.randperm(self.known, generator=generator) + self.normal).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         """One epoch."""
@@ -95,3 +95,7 @@ class KnownAnomalyBatches(DistributedSampler[list[int]]):
             yield order[start : start + self.batch_size] + [next(known) for _ in range(each)]
             for _ in range(each * (self.num_replicas - 1 - self.rank)):
                 next(known)
+
+    def _known_indices(self, generator: torch.Generator | None) -> Iterator[int]:
+        while True:
+            yield from (torch.randperm(self.known, generator=generator) + self.normal).tolist()

@@ -1,4 +1,4 @@
-"""Which images show the same part, patient or object: knowing one of them gives the others away."""
+"""Groups of images that show the same part, patient or object: knowing one of them would give the others away."""
 
 import csv
 import re
@@ -11,15 +11,15 @@ COLUMNS = ("image", "group")
 
 
 def make_grouping(groups: str | None) -> Callable[[str], str]:
-    r"""Function from an image's path to the name of its group.
+    r"""Make a function from an image's path to the name of its group.
 
     Args:
-        groups: A regular expression that finds the group in the path (what is in its parentheses, else all it
-            matches), or a ``.csv`` file with columns ``image`` (path, or its last parts) and ``group``. An image that
-            neither knows is a group of its own, as all are with None.
+        groups: A regular expression that finds the group in the path (its parentheses, otherwise all it matches), or
+            a ``.csv`` file with columns ``image`` (path, or its last parts) and ``group``. An image without a match is
+            a group of its own; with None, all are.
 
     Raises:
-        KnownAnomaliesError: If the file is missing or has other columns, or the expression is none.
+        KnownAnomaliesError: If the file is missing or has other columns, or the expression is invalid.
 
     Example:
         >>> group_of = make_grouping(r"(person\d+)_")
@@ -33,7 +33,7 @@ def make_grouping(groups: str | None) -> Callable[[str], str]:
     try:
         pattern = re.compile(groups)
     except re.error as error:
-        msg = f"Expected groups to be a regular expression or a .csv file, got {groups!r} ({error}). Do correct it."
+        msg = f"`groups` must be a regular expression or a .csv file; {groups!r} is neither ({error})."
         raise KnownAnomaliesError(msg) from error
 
     def group_of(path: str) -> str:
@@ -47,14 +47,12 @@ def make_grouping(groups: str | None) -> Callable[[str], str]:
 
 def _from_table(table: Path) -> Callable[[str], str]:
     if not table.is_file():
-        msg = f"Expected groups to be a file, got {table}, which does not exist. Do correct the path."
+        msg = f"The file of `groups` does not exist: {table}. Correct the path."
         raise KnownAnomaliesError(msg)
     with table.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its byte order
         reader = csv.DictReader(file)
         if not set(COLUMNS) <= set(reader.fieldnames or ()):
-            msg = (
-                f"Expected columns image and group in {table}, got {reader.fieldnames}. Do name them in its first line."
-            )
+            msg = f"The first line of {table} must name the columns image and group, not {reader.fieldnames}."
             raise KnownAnomaliesError(msg)
         names = {Path(row["image"]).as_posix(): row["group"] for row in reader}
 

@@ -1,17 +1,17 @@
-"""The datamodule that ``KnownAnomalies`` wraps: built from what was given, and set up with clear words."""
+"""The datamodule that ``KnownAnomalies`` wraps: built from a config, and set up with errors that say what to do."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, get_datamodule
 
-from anomalib_ckaad.errors import KnownAnomaliesError
+from anomalib_ckaad.errors import CkaadError, KnownAnomaliesError
 
 
 def resolve(
     data: AnomalibDataModule | Mapping[str, Any] | str, arguments: Mapping[str, Any] | None
 ) -> AnomalibDataModule:
-    """A datamodule from itself, from ``class_path`` and ``init_args``, or from a name and arguments."""
+    """Return a datamodule from itself, from ``class_path`` and ``init_args``, or from a name and arguments."""
     if isinstance(data, AnomalibDataModule):
         return data
     config: dict[str, Any] = {"class_path": data} if isinstance(data, str) else dict(data)
@@ -20,19 +20,19 @@ def resolve(
 
 
 def set_up(data: AnomalibDataModule, stage: str | None) -> None:
-    """Set the wrapped data up, and say in one sentence what is wrong with them.
+    """Set the wrapped data up.
 
     Raises:
-        KnownAnomaliesError: If anomalib cannot, such as for masks that are missing.
+        KnownAnomaliesError: If anomalib cannot, for instance because masks are missing.
     """
     try:
         data.setup(stage)
+    except CkaadError:
+        raise  # its message says what to do already
     except (ValueError, RuntimeError, FileNotFoundError) as error:
-        if str(error).startswith("Expected "):
-            raise
+        reason = next(iter(str(error).splitlines()), "")
         msg = (
-            f"Expected images, and of each anomalous one a mask where masks are given, in the folders of {data.name}, "
-            f"got {type(error).__name__}: {str(error).splitlines()[0]!r}. Do check its folders and extensions, and add "
-            "the masks or leave them all out."
+            f"anomalib cannot set up the data set {data.name} ({type(error).__name__}: {reason}). Check its folders "
+            "and extensions. If masks are given, each anomalous image needs one."
         )
         raise KnownAnomaliesError(msg) from error

@@ -1,1 +1,1 @@
-"""The paper's data sets."""
+"""The data sets of the paper, as datamodules of anomalib."""

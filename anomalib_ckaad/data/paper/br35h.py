@@ -2,7 +2,8 @@
 
 from anomalib_ckaad.data.paper.labeled_data import LabeledData
 from anomalib_ckaad.data.paper.labeled_images import LabeledImage
-from anomalib_ckaad.data.paper.layout import Layout, images_in
+from anomalib_ckaad.data.paper.layout import Layout
+from anomalib_ckaad.data.reading.image_paths import images_in
 
 TRAIN_SHARE = 0.8
 
@@ -15,7 +16,7 @@ class Br35H(LabeledData):
         no   1,500 images
         yes  1,500 images, type tumor
 
-    Nobody has split them; as in the paper's code, the first 80 % of each folder, sorted by name as text, are for
+    The data set has no split. As in the paper's code, the first 80 % of each folder, sorted by name as text, are for
     training and the others for testing. Other folders of the archive are ignored. Arguments and splits are those of
     ``LabeledData``.
     """

@@ -8,6 +8,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_ckaad.data.paper.cifar10_files import CLASSES, LAYOUT, Cifar10Class, png_folder, write_png
 from anomalib_ckaad.data.paper.labeled_data import LabeledData
 from anomalib_ckaad.data.paper.labeled_images import LabeledImage, images_of_classes
+from anomalib_ckaad.errors import ConfigurationError
 
 
 class CIFAR10OneClass(LabeledData):
@@ -33,8 +34,9 @@ class CIFAR10OneClass(LabeledData):
         seed: Of the draw of validation images. Default 0.
 
     Raises:
-        ValueError: If ``normal_class`` is none of the ten, or files are damaged.
+        ConfigurationError: If ``normal_class`` is not one of the ten.
         MissingDataError: From ``prepare_data`` and ``setup``, if the files are missing.
+        DataError: From ``prepare_data`` and ``setup``, if the files are damaged.
     """
 
     layout = LAYOUT
@@ -55,8 +57,8 @@ class CIFAR10OneClass(LabeledData):
         seed: int = 0,
     ) -> None:
         if normal_class not in CLASSES:
-            msg = f"Expected normal_class among {', '.join(CLASSES)}, got {normal_class!r}. Do choose one of them."
-            raise ValueError(msg)
+            msg = f"`normal_class` must be one of {', '.join(CLASSES)}, not {normal_class!r}."
+            raise ConfigurationError(msg)
         super().__init__(
             root=root,
             train_batch_size=train_batch_size,
@@ -73,14 +75,14 @@ class CIFAR10OneClass(LabeledData):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Write the images to files, unless they are there; download them first where that was asked for.
+        """Write the images to files, unless they exist; with ``download``, download them first.
 
         Raises:
             MissingDataError: If the files are missing.
-            ValueError: If they are damaged.
+            DataError: If they are damaged.
         """
         if self.download and png_folder(self.root) is None:
-            torchvision.datasets.CIFAR10(root=self.root, download=True)  # does nothing where they are
+            torchvision.datasets.CIFAR10(root=self.root, download=True)  # does nothing if they exist
         write_png(self.root)
 
     def images(self) -> list[LabeledImage]:

@@ -8,8 +8,10 @@ from typing import Final, Literal, get_args
 import torchvision
 from PIL import Image
 
-from anomalib_ckaad.data.paper.layout import Layout, images_in
-from anomalib_ckaad.data.reading.atomic_folder import write_at_once
+from anomalib_ckaad.data.paper.layout import Layout
+from anomalib_ckaad.data.reading.image_paths import images_in
+from anomalib_ckaad.errors import DataError
+from anomalib_ckaad.files import write_folder_whole
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +42,14 @@ def write_png(root: Path) -> Path:
 
     Raises:
         MissingDataError: If neither the images nor torchvision's batches are there.
-        ValueError: If a file of torchvision's batches is damaged, or images of an earlier call are missing.
+        DataError: If a file of torchvision's batches is damaged, or images of an earlier call are missing.
     """
     folder = png_folder(root)
     if folder is None:
         source = LAYOUT.find(root)
         folder = source / PNG_FOLDER
-        logger.info("Writing the images of CIFAR-10 to %s, once.", folder)
-        write_at_once(folder, lambda temporary: _write(source, temporary))
+        logger.info("Writing the images of CIFAR-10 to %s; this is done only once.", folder)
+        write_folder_whole(folder, lambda temporary: _write(source, temporary))
     _check(folder)
     return folder
 
@@ -57,11 +59,8 @@ def _write(source: Path, folder: Path) -> None:
         try:
             data = torchvision.datasets.CIFAR10(root=source, train=split == "train", download=False)
         except RuntimeError as error:  # how torchvision says that a checksum is wrong
-            msg = (
-                f"Expected {source / BATCHES} to hold CIFAR-10's files, got damaged ones ({error}). "
-                f"Do unpack {LAYOUT.source} again."
-            )
-            raise ValueError(msg) from error
+            msg = f"The files of CIFAR-10 in {source / BATCHES} are damaged ({error}). Unpack {LAYOUT.source} again."
+            raise DataError(msg) from error
         for name in CLASSES:
             (folder / split / name).mkdir(parents=True)
         for index, (pixels, label) in enumerate(zip(data.data, data.targets, strict=True)):
@@ -79,6 +78,9 @@ def _check(folder: Path) -> None:
     wanted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     got = _counts(folder)
     if wanted != got:
-        expected = "its images.json" if wanted is None else f"{sum(wanted.values())} images as written"
-        msg = f"Expected {expected} in {folder}, got {sum(got.values())} images. Do delete it: it is made again."
-        raise ValueError(msg)
+        expected = f"its {COUNTS_FILE} is missing" if wanted is None else f"{sum(wanted.values())} images were written"
+        msg = (
+            f"The folder {folder} is incomplete: {expected}, {sum(got.values())} images are there. "
+            "Delete it to have it made again."
+        )
+        raise DataError(msg)

@@ -6,8 +6,9 @@ from typing import Literal
 
 from anomalib_ckaad.data.paper.labeled_data import LabeledData
 from anomalib_ckaad.data.paper.labeled_images import LabeledImage
-from anomalib_ckaad.data.paper.layout import Layout, images_in
-from anomalib_ckaad.errors import MissingDataError
+from anomalib_ckaad.data.paper.layout import Layout
+from anomalib_ckaad.data.reading.image_paths import images_in
+from anomalib_ckaad.errors import DataError, MissingDataError
 
 NORMAL = "NV"
 CLASSES = ("MEL", NORMAL, "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -18,7 +19,7 @@ SPLITS: tuple[tuple[Literal["train", "test"], str], ...] = (
 
 
 def _ground_truth(prefix: str) -> tuple[str, str]:
-    """Places of a ground truth file: its archive brings a folder, the file is also to be had alone."""
+    """Where a ground truth file may be: in the folder that its archive unpacks to, or directly in the data set."""
     name = f"{prefix}_GroundTruth"
     return f"{name}/{name}.csv", f"{name}.csv"
 
@@ -27,26 +28,26 @@ def read_ground_truth(file: Path) -> dict[str, str]:
     """Read a ground truth file: the class of each image, by the image's name without ending.
 
     Raises:
-        ValueError: If it has other columns than those of task 3, or a row does not name one class.
+        DataError: If it has other columns than those of task 3, or a row does not name one class.
     """
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         columns = reader.fieldnames or []
         if set(columns) != {"image", *CLASSES}:
             msg = (
-                f"Expected the columns image, {', '.join(CLASSES)} in {file}, got {', '.join(columns) or 'none'}. "
-                "Do take the ground truth of task 3 of 2018."
+                f"{file} must have the columns image, {', '.join(CLASSES)}, but has {', '.join(columns) or 'none'}. "
+                "Use the ground truth of task 3 of 2018."
             )
-            raise ValueError(msg)
+            raise DataError(msg)
         classes = {}
         for row in reader:
             named = [name for name in CLASSES if row[name] and float(row[name]) == 1]
             if len(named) != 1:
                 msg = (
-                    f"Expected one class for {row['image']} in {file}, got {', '.join(named) or 'none'}. "
-                    "Do download the file again."
+                    f"{file} must name one class for {row['image']}, but names {', '.join(named) or 'none'}. "
+                    "Download the file again."
                 )
-                raise ValueError(msg)
+                raise DataError(msg)
             classes[row["image"]] = named[0]
     return classes
 
@@ -87,8 +88,10 @@ class ISIC2018(LabeledData):
             classes = read_ground_truth(file)
             missing = [name for name in classes if name not in paths]
             if missing:
-                got = f"{len(missing)} of the {len(classes)} images of {file.name} missing, such as {missing[0]}"
-                raise MissingDataError(self.layout.message(self.root, got))
+                problem = (
+                    f"{len(missing)} of the {len(classes)} images of {file.name} are missing, such as {missing[0]}."
+                )
+                raise MissingDataError(self.layout.message(self.root, problem))
             images += [
                 LabeledImage(paths[name], label, "" if label == NORMAL else label, split)
                 for name, label in classes.items()

@@ -1,10 +1,10 @@
-"""What the paper's data sets have in common as datamodules of anomalib."""
+"""Base class of the paper's data sets: images with labels and types, some training images anomalous."""
 
 from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName, Split, TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from pandas import DataFrame
@@ -12,6 +12,8 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_ckaad.data.paper.labeled_images import LabeledImage, make_samples
 from anomalib_ckaad.data.paper.layout import Layout
+from anomalib_ckaad.errors import ConfigurationError
+from anomalib_ckaad.host.data_modules import SplitData
 
 
 class LabeledDataset(AnomalibDataset):
@@ -27,14 +29,14 @@ class LabeledDataset(AnomalibDataset):
         self.samples = samples
 
 
-class LabeledData(AnomalibDataModule):
+class LabeledData(SplitData):
     """Base of data sets whose training images are labeled, some of them anomalous.
 
     ``train_data`` holds normal images only, so that every model of anomalib can be trained on it. The training split's
     anomalous images are in ``train_anomalies``, from where ``KnownAnomalies`` takes the known ones. Validation images,
-    of both kinds, are drawn from the training split and are in neither of the two: 5 % of the rarer kind and one more,
-    as many of the other. Test images are the test split's. The column ``type`` of the samples names each anomalous
-    image's type.
+    of both kinds, are drawn from the training split and are in neither of the two: 5 % of the rarer kind plus one, and
+    as many of the other. Test images are those of the test split. The column ``type`` of the samples names the type of
+    each anomalous image.
 
     Args:
         root: Folder of the data set as it unpacks, or the folder that it lies in. None means anomalib's own folder of
@@ -53,7 +55,7 @@ class LabeledData(AnomalibDataModule):
         train_anomalies: Samples of the anomalous training images, once set up.
 
     Raises:
-        ValueError: If ``val_split_ratio`` is not in (0, 1).
+        ConfigurationError: If ``val_split_ratio`` is not in (0, 1).
         MissingDataError: From ``setup``, if a part of the data set is missing.
     """
 
@@ -74,8 +76,10 @@ class LabeledData(AnomalibDataModule):
         seed: int = 0,
     ) -> None:
         if not 0 < val_split_ratio < 1:
-            msg = f"Expected val_split_ratio in (0, 1), got {val_split_ratio}. Do use 0.05, the paper's."
-            raise ValueError(msg)
+            msg = (
+                f"`val_split_ratio` must be greater than 0 and less than 1, not {val_split_ratio}. The paper uses 0.05."
+            )
+            raise ConfigurationError(msg)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -108,9 +112,3 @@ class LabeledData(AnomalibDataModule):
         self.train_anomalies = samples[is_train & ~is_normal].reset_index(drop=True)
         self.val_data = LabeledDataset(samples[samples["split"] == Split.VAL.value])
         self.test_data = LabeledDataset(samples[samples["split"] == Split.TEST.value])
-
-    def _create_test_split(self) -> None:
-        """Nothing: the data set has a test split."""
-
-    def _create_val_split(self) -> None:
-        """Nothing: ``_setup`` has drawn the validation images, anomalous ones among them."""

@@ -1,4 +1,4 @@
-"""From a list of labeled images to the samples of a data set's training, validation and test images."""
+"""Turns a list of labeled images into the samples of training, validation and test images."""
 
 import random
 from collections.abc import Iterable
@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 from anomalib.data.utils import LabelName
 from pandas import DataFrame
 
-from anomalib_ckaad.data.paper.layout import images_in
+from anomalib_ckaad.data.reading.image_paths import images_in
+from anomalib_ckaad.errors import DataError
 
 
 class LabeledImage(NamedTuple):
@@ -46,7 +47,7 @@ def images_of_classes(root: Path, classes: Iterable[str], normal: str) -> list[L
 def held_out_count(normal: int, anomalous: int, share: float) -> int:
     """Number of validation images of either kind, normal and anomalous, as the paper's reference code counts them.
 
-    That is ``share`` of the rarer kind's training images, and one more; of the normal ones where there are no others.
+    That is ``share`` of the training images of the rarer kind, plus one; of the normal ones if there are no others.
 
     Example:
         >>> held_out_count(1349, 3883, 0.05)
@@ -61,14 +62,14 @@ def make_samples(images: Iterable[LabeledImage], validation_share: float, seed: 
     Args:
         images: All images of a data set.
         validation_share: Share of the training images of the rarer kind, normal or anomalous, in (0, 1).
-        seed: Of the draw, which depends on nothing else but the images' names.
+        seed: Of the draw, which otherwise depends on the names of the images only.
 
     Returns:
         Rows sorted by path with ``image_path``, ``label``, ``type``, ``split`` (``train``, ``val`` or ``test``),
         ``label_index`` (0 normal, 1 anomalous) and an empty ``mask_path``.
 
     Raises:
-        ValueError: If the validation images would leave no normal training image.
+        DataError: If no normal training image would be left.
     """
     columns = list(LabeledImage._fields)
     samples = DataFrame(images, columns=columns).rename(columns={"path": "image_path"})
@@ -83,10 +84,10 @@ def make_samples(images: Iterable[LabeledImage], validation_share: float, seed: 
     count = held_out_count(len(normal), len(anomalous), validation_share)
     if count >= len(normal):
         msg = (
-            f"Expected more than {count} normal training images, as {count} are held out for validation, got "
-            f"{len(normal)}. Do check the data's root, or lower val_split_ratio."
+            f"Too few normal training images: {len(normal)}, of which {count} would be held out for validation. "
+            "Check the `root` of the data, or lower `val_split_ratio`."
         )
-        raise ValueError(msg)
+        raise DataError(msg)
     draw = random.Random(seed)
     held_out = draw.sample(normal, count) + draw.sample(anomalous, min(count, len(anomalous)))
     samples.loc[held_out, "split"] = "val"

@@ -1,20 +1,10 @@
-"""How a data set lies on the disk once it is unpacked, and what to say where it does not."""
+"""Where the parts of an unpacked data set must be, and the message if one is missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from anomalib_ckaad.data.reading.image_paths import has_images
 from anomalib_ckaad.errors import MissingDataError
-
-
-def images_in(folder: Path) -> list[Path]:
-    """List the images that lie directly in ``folder`` by name, without the hidden ones that macOS adds to archives."""
-    return sorted(path for path in folder.iterdir() if _is_image(path))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
 
 
 @dataclass(frozen=True)
@@ -23,9 +13,9 @@ class Layout:
 
     Args:
         folder: Name of the folder that the data set's archive unpacks to.
-        tree: What is in it, in one line.
-        parts: Folders with images and files that have to be there, each with the places where it may be.
-        source: Archives and the page to get them from.
+        tree: Its content, in one line.
+        parts: Folders of images, and files, that must exist; each with the places where it may be.
+        source: The archives, and the page to get them from.
     """
 
     folder: str
@@ -43,15 +33,17 @@ class Layout:
             ((folder, self._missing(folder)) for folder in (root, root / self.folder)), key=lambda pair: len(pair[1])
         )
         if missing:
-            got = "none of it" if len(missing) == len(self.parts) else f"no {' and no '.join(missing)} in {found}"
-            raise MissingDataError(self.message(root, got))
+            problem = f"{found} has no {' and no '.join(missing)}."
+            if len(missing) == len(self.parts):
+                problem = f"{root} does not hold the data set {self.folder}."
+            raise MissingDataError(self.message(root, problem))
         return found
 
-    def message(self, root: Path, got: str) -> str:
-        """Say what was expected in ``root``, what was found instead, and where to get it."""
+    def message(self, root: Path, problem: str) -> str:
+        """Say what is wrong, what must be in ``root``, and where to get it."""
         return (
-            f"Expected {self.folder}/{self.tree} or its content in {root}, got {got}. "
-            f"Do unpack {self.source} there, or correct root."
+            f"{problem} There must be {self.folder}/{self.tree}, or its content, in {root}: "
+            f"unpack {self.source} there, or correct `root`."
         )
 
     def _missing(self, folder: Path) -> list[str]:
@@ -59,7 +51,7 @@ class Layout:
 
 
 def _is_filled(path: Path) -> bool:
-    return path.is_file() or (path.is_dir() and any(_is_image(entry) for entry in path.iterdir()))
+    return path.is_file() or (path.is_dir() and has_images(path))
 
 
 def class_folders(splits: tuple[str, ...], classes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

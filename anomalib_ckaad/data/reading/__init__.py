@@ -1,1 +1,1 @@
-"""Image files of every kind: which anomalib would misread, and how to read them rightly."""
+"""Reading of image files: lists of them, and 16-bit, DICOM and turned images as anomalib reads them correctly."""

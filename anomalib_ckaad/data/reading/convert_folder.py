@@ -1,4 +1,4 @@
-"""``anomalib-ckaad convert``: a folder of images of any kind, mirrored as images that anomalib reads rightly."""
+"""``anomalib-ckaad convert``: copies a folder of images of any kind as images that anomalib reads correctly."""
 
 import shutil
 from collections import Counter
@@ -6,25 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomalib_ckaad.data.reading.atomic_folder import write_at_once
-from anomalib_ckaad.data.reading.conversion import (
-    IMAGE_SUFFIXES,
-    base_name,
-    command_for_more,
-    count_reasons,
-    describe_rule,
-    find_dataset_limits,
-    write_converted,
-)
+from anomalib_ckaad.data.reading.conversion import find_dataset_limits, write_converted
+from anomalib_ckaad.data.reading.conversion_report import count_reasons, describe_rule, how_to_convert_more
 from anomalib_ckaad.data.reading.decoding import TURNED, Reason, needs_conversion
 from anomalib_ckaad.data.reading.dicom import DICOM_HEAD, has_dicom_magic
+from anomalib_ckaad.data.reading.image_paths import IMAGE_SUFFIXES, base_name
 from anomalib_ckaad.data.reading.intensities import PERCENTILES, Intensities, IntensityRule, Limits
 from anomalib_ckaad.errors import ConversionError
+from anomalib_ckaad.files import write_folder_whole
 
 
 @dataclass
 class Plan:
-    """What becomes of each file of a folder, by path within it."""
+    """What happens to each file of a folder, by path inside of it."""
 
     converted: dict[Path, Reason] = field(default_factory=dict)
     images: list[Path] = field(default_factory=list)
@@ -40,19 +34,19 @@ def convert_folder(
     normal: Sequence[str] = (),
     masks: Sequence[str] = (),
 ) -> str:
-    """Mirror a folder with all images upright and of 8 bits.
+    """Copy a folder, with all images upright and of 8 bits.
 
     Args:
         source: Folder of images, in folders or not.
         target: Folder that does not exist yet, or is empty.
         intensities: As for ``IntensityRule``.
         percentiles: Which, in percent.
-        normal: Folders in ``source`` with the normal training images, over which percentiles of the ``dataset`` are
-            taken; without them over all images.
+        normal: Folders in ``source`` with the normal training images, from which percentiles of the ``dataset`` are
+            taken. Default: from all images.
         masks: Folders in ``source`` whose files are copied as they are.
 
     Returns:
-        What was done, in plain words.
+        What was done, in words.
 
     Raises:
         ConversionError: If a folder is missing, or ``target`` is not empty or lies in ``source``, or there is no image.
@@ -63,7 +57,7 @@ def convert_folder(
     _check_folders(source, target, [*normal, *masks])
     plan = _plan(source, masks)
     if not plan.converted and not plan.images:
-        msg = f"Expected images in {source}, got none. Do correct the path."
+        msg = f"There are no images in {source}. Check the path."
         raise ConversionError(msg)
     deep = [
         source / path for path, reason in plan.converted.items() if reason != TURNED and _is_in(path, normal or ["."])
@@ -80,14 +74,14 @@ def convert_folder(
 
     if target.is_dir():
         target.rmdir()  # an empty one, which cannot be renamed over everywhere
-    if not write_at_once(target, write):
-        msg = f"Expected {target} to be free, got a folder made meanwhile. Do name another target."
+    if not write_folder_whole(target, write):
+        msg = f"TARGET was created by another program in the meantime: {target}. Choose another one."
         raise ConversionError(msg)
     return _report(plan, rule, over="normal" if normal else "all")
 
 
 def converted_names(copied: Sequence[Path], converted: Sequence[Path]) -> dict[Path, Path]:
-    """Names of the PNG files that images become, none of them twice and none a copied file's.
+    """Names of the PNG files that images are converted to, all different from each other and from copied files.
 
     Example:
         >>> names = converted_names([Path("c.png")], [Path("a.dcm"), Path("b.dcm"), Path("b.tif"), Path("c.dcm")])
@@ -96,7 +90,7 @@ def converted_names(copied: Sequence[Path], converted: Sequence[Path]) -> dict[P
     """
 
     def key(path: Path) -> str:
-        return str(path).lower()  # some disks do not tell a from A
+        return str(path).lower()  # some file systems ignore case
 
     short = {path: path.with_name(f"{base_name(path)}.png") for path in converted}
     uses = Counter(key(name) for name in (*short.values(), *copied))
@@ -113,17 +107,17 @@ def converted_names(copied: Sequence[Path], converted: Sequence[Path]) -> dict[P
 
 def _check_folders(source: Path, target: Path, inner: Sequence[str]) -> None:
     if not source.is_dir():
-        msg = f"Expected SOURCE to be a folder of images, got {source}. Do correct the path."
+        msg = f"SOURCE is not a folder: {source}. Pass the folder that contains the images."
         raise ConversionError(msg)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        msg = f"Expected TARGET to be a new or an empty folder, got {target}. Do name another."
+        msg = f"TARGET exists and is not an empty folder: {target}. Choose another one."
         raise ConversionError(msg)
     if target.resolve().is_relative_to(source.resolve()):
-        msg = f"Expected TARGET outside of SOURCE, got {target} in {source}. Do name another."
+        msg = f"TARGET {target} is inside of SOURCE {source}. Choose a folder outside of it."
         raise ConversionError(msg)
     for name in inner:
         if Path(name).is_absolute() or ".." in Path(name).parts or not (source / name).is_dir():
-            msg = f"Expected --normal and --masks to be folders in {source}, got {name}. Do correct it."
+            msg = f"--normal and --masks must be folders inside of {source}, not {name}."
             raise ConversionError(msg)
 
 
@@ -164,7 +158,7 @@ def _report(plan: Plan, rule: IntensityRule, over: str) -> str:
     parts.append(f"copied {_count(len(plan.images), 'image')} and {_count(len(plan.masks), 'mask')}")
     parts.append(f"skipped {_count(plan.others, 'other file')}")
     sentence = "; ".join(parts)
-    more = f" {command_for_more(rule, kinds)} does the same to new images." if kinds else ""
+    more = f" {how_to_convert_more(rule, kinds)}" if kinds else ""
     return f"{sentence[0].upper()}{sentence[1:]}.{more}"
 
 

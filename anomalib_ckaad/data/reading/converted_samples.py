@@ -1,4 +1,4 @@
-"""Images that anomalib would misread, as upright 8-bit PNG files in a cache, which samples then name instead."""
+"""Samples whose images anomalib would misread are pointed to upright 8-bit PNG files in a cache instead."""
 
 import hashlib
 import json
@@ -12,22 +12,15 @@ from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName
 from PIL import Image
 
-from anomalib_ckaad.data.reading.conversion import (
-    base_name,
-    command_for_more,
-    count_reasons,
-    describe_rule,
-    find_dataset_limits,
-    write_converted,
-    write_png,
-    write_whole,
-)
+from anomalib_ckaad.data.reading.conversion import find_dataset_limits, write_converted, write_png
+from anomalib_ckaad.data.reading.conversion_report import count_reasons, describe_rule, how_to_convert_more
 from anomalib_ckaad.data.reading.decoding import SIDEWAYS, TURNED, UPRIGHT, needs_conversion, orientation_of, upright
+from anomalib_ckaad.data.reading.image_paths import base_name
 from anomalib_ckaad.data.reading.intensities import IntensityRule
 from anomalib_ckaad.errors import ImageFileError
-from anomalib_ckaad.files import cache_root
+from anomalib_ckaad.files import cache_root, write_whole
 
-RULE_VERSION: Final = 1  # what an older version has written is not used
+RULE_VERSION: Final = 1  # files that an older version wrote are not used
 
 
 def cache_folder() -> Path:
@@ -36,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def convert_samples(subsets: Mapping[str, AnomalibDataset], rule: IntensityRule) -> str | None:
-    """Put converted images into the place of those that anomalib would misread.
+    """Convert the images that anomalib would misread, and let the samples name the converted ones.
 
     Args:
         subsets: Data sets by name, whose samples are changed; the rule's percentiles come from the normal images of
@@ -44,10 +37,10 @@ def convert_samples(subsets: Mapping[str, AnomalibDataset], rule: IntensityRule)
         rule: How to convert.
 
     Returns:
-        What was done, in plain words; None if there was nothing to do.
+        What was done, in words; None if there was nothing to do.
 
     Raises:
-        ImageFileError: If an image cannot be read, or nothing tells which way round its mask is.
+        ImageFileError: If an image cannot be read, or it is unclear whether its mask is upright.
         IntensityError: If low and high cannot be found.
     """
     paths = dict.fromkeys(path for subset in subsets.values() for path in subset.samples.image_path)
@@ -61,13 +54,13 @@ def convert_samples(subsets: Mapping[str, AnomalibDataset], rule: IntensityRule)
         _replace(subset, converted)
     kinds = list(reasons.values())
     return (
-        f"{len(reasons)} images are read as upright PNG files of 8 bits ({count_reasons(kinds)}), with "
-        f"{describe_rule(rule, kinds)}. {command_for_more(rule, kinds)} does the same to new images."
+        f"Images read as upright 8-bit PNG files: {len(reasons)} ({count_reasons(kinds)}), with "
+        f"{describe_rule(rule, kinds)}. {how_to_convert_more(rule, kinds)}"
     )
 
 
 def _replace(subset: AnomalibDataset, converted: Mapping[str, Path]) -> None:
-    """Change paths in place: anomalib's setter would sort the samples by their names in the cache."""
+    """Change paths in place, as anomalib's setter would sort the samples by their names in the cache."""
     samples = subset.samples
     if "mask_path" in samples and samples.attrs.get("task") == "segmentation":
         samples["mask_path"] = [
@@ -88,7 +81,7 @@ def _with_limits(rule: IntensityRule, paths: Sequence[Path]) -> IntensityRule:
         limits = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = find_dataset_limits(rule, paths)
-        write_whole(json.dumps(found.dataset).encode(), file)
+        write_whole(file, json.dumps(found.dataset))
         return found
     return rule if limits is None else replace(rule, dataset=(limits[0], limits[1]))
 
@@ -101,7 +94,7 @@ def _cached_image(path: Path, rule: IntensityRule) -> Path:
 
 
 def _upright_mask(image: Path, converted: Path, mask: Path) -> Path:
-    """Path of a mask that fits the upright image: the mask itself if it does."""
+    """Path of a mask that fits the upright image: the mask itself, or a turned copy in the cache."""
     orientation, own = orientation_of(image), orientation_of(mask)
     if own == UPRIGHT:
         if orientation == UPRIGHT:
@@ -110,8 +103,9 @@ def _upright_mask(image: Path, converted: Path, mask: Path) -> Path:
             (width, height), mask_size = opened.size, opened_mask.size
         if orientation not in SIDEWAYS or width == height:
             msg = (
-                f"Expected a mask whose size tells whether it is upright, got {mask} for {image}, which EXIF turns. "
-                "Do convert the images by `anomalib-ckaad convert` if the mask is upright, else remove their EXIF."
+                f"It is unclear whether the mask {mask} is upright: its image {image} is turned by EXIF, and its size "
+                "fits both ways. If it is upright, convert the images with `anomalib-ckaad convert`; otherwise remove "
+                "their EXIF."
             )
             raise ImageFileError(msg)
         if mask_size != (height, width):
@@ -125,12 +119,12 @@ def _upright_mask(image: Path, converted: Path, mask: Path) -> Path:
 
 
 def _place(path: Path, key: str) -> Path:
-    """Where a converted file lies; its folder keeps its name, which is the type of an anomaly: of links as well."""
+    """Where a converted file lies: in a folder of the same name as before, as that is the type of an anomaly."""
     return cache_folder() / key / path.absolute().parent.name / f"{base_name(path)}.png"
 
 
 def _identity(path: Path) -> str:
-    """What changes when the file does."""
+    """A text that changes when the file does."""
     status = path.stat()
     return repr((str(path.resolve()), status.st_size, status.st_mtime_ns))
 

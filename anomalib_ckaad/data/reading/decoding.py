@@ -1,4 +1,4 @@
-"""Image files at full precision: which of them anomalib would misread, and what is in them."""
+"""Decoding of image files at full precision, and which of them anomalib would misread."""
 
 import io
 import struct
@@ -14,10 +14,10 @@ from PIL import Image
 
 from anomalib_ckaad.data.reading.dicom import DICOM_HEAD, DICOM_SUFFIXES, decode_dicom, has_dicom_magic
 from anomalib_ckaad.data.reading.intensities import Decoded, Values
-from anomalib_ckaad.errors import ImageFileError, unreadable
+from anomalib_ckaad.errors import CkaadError, ImageFileError, unreadable
 
-Reason = Literal["more than 8 bits a channel", "turned by EXIF", "DICOM"]
-DEEP: Final[Reason] = "more than 8 bits a channel"
+Reason = Literal["more than 8 bits per channel", "turned by EXIF", "DICOM"]
+DEEP: Final[Reason] = "more than 8 bits per channel"
 TURNED: Final[Reason] = "turned by EXIF"
 DICOM: Final[Reason] = "DICOM"
 
@@ -37,7 +37,7 @@ TIFF_FLOAT = 3
 def needs_conversion(path: str | Path) -> Reason | None:
     """Why anomalib would misread an image file; None if it would not. Reads headers only.
 
-    Grey-scale, palette, RGBA and CMYK images of 8 bits need nothing: anomalib makes RGB of them, without their alpha.
+    Grayscale, palette, RGBA and CMYK images of 8 bits need nothing: anomalib makes RGB of them, without their alpha.
 
     Raises:
         ImageFileError: If the file is missing, or no image.
@@ -57,7 +57,7 @@ def orientation_of(path: str | Path) -> int:
 
 def _headers(path: Path) -> tuple[Reason | None, int]:
     """Whether the values are DICOM's or of more than 8 bits, and the orientation."""
-    with _errors_name(path):
+    with _errors_naming(path):
         container = _container(path)
         if container == "DICOM":
             return DICOM, UPRIGHT
@@ -73,13 +73,15 @@ def decode(path: str | Path) -> Decoded:
     """Read an image file at full precision, upright, without alpha.
 
     Raises:
-        ImageFileError: If it cannot be read, has several images in it, is neither grey nor RGB, or has no finite value.
+        ImageFileError: If it cannot be read, has several images in it, is neither grayscale nor RGB, or has no finite
+            value.
+        MissingPackageError: If it is DICOM and pydicom is not installed.
     """
     path = Path(path)
-    with _errors_name(path):
+    with _errors_naming(path):
         decoded = _decode(path)
     if not np.isfinite(decoded.values).any():
-        msg = f"Expected finite intensities in {path}, got none. Do replace or remove it."
+        msg = f"The image {path} has no finite intensity. Replace or remove it."
         raise ImageFileError(msg)
     return decoded
 
@@ -103,11 +105,11 @@ def upright(values: Values, orientation: int) -> Values:
 
 
 @contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises, which is of any type, into an error that names the file."""
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Turn any error of a decoder into one that names the file."""
     try:
         yield
-    except ImageFileError:
+    except CkaadError:
         raise
     except Exception as error:
         raise ImageFileError(unreadable(path, error)) from error
@@ -124,7 +126,7 @@ def _container(path: Path) -> Literal["DICOM", "TIFF", "any other"]:
 def _is_deep(image: Image.Image) -> bool:
     if image.mode not in EIGHT_BIT_MODES:
         return True
-    # Pillow opens RGB images of 16 bits as mode RGB; what the file holds is in the arguments of its decoder alone
+    # Pillow opens RGB images of 16 bits as mode RGB; only the arguments of its decoder tell what the file holds.
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else None
     if image.format == "PPM" and isinstance(arguments, tuple):
@@ -137,14 +139,14 @@ def _has_deep_samples(page: tifffile.TiffPage) -> bool:
 
 
 def _tiff_orientation(page: tifffile.TiffPage) -> int:
-    """Pillow turns TIFF itself, but scrambles the pixels of uncompressed ones that have to change sides."""
+    """Orientation that Pillow leaves; it turns TIFF itself, but scrambles uncompressed files that lie on their side."""
     orientation = _known_orientation(page.tags.valueof(ORIENTATION_TAG))
     is_scrambled = page.compression == tifffile.COMPRESSION.NONE and orientation in SIDEWAYS
     return orientation if is_scrambled or _has_deep_samples(page) else UPRIGHT
 
 
 def _exif_orientation(image: Image.Image) -> int:
-    # TIFF is looked at apart; Pillow decodes all of a PNG to look for EXIF behind the pixels
+    # TIFF is handled elsewhere. To find EXIF behind the pixels of a PNG, Pillow would decode all of it.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return UPRIGHT
     try:
@@ -168,7 +170,7 @@ def _decode(path: Path) -> Decoded:
             orientation = _tiff_orientation(page)
             if _has_deep_samples(page):
                 return Decoded(upright(_decode_tiff(path, file), orientation))
-            if orientation != UPRIGHT:  # hidden from Pillow
+            if orientation != UPRIGHT:  # hide it from Pillow
                 tag = page.tags[ORIENTATION_TAG]
                 source.seek(tag.valueoffset)
                 source.write(UPRIGHT.to_bytes(tag.valuebytecount, "big" if file.byteorder == ">" else "little"))
@@ -176,9 +178,9 @@ def _decode(path: Path) -> Decoded:
     with Image.open(source) as image:
         orientation = max(orientation, _exif_orientation(image))
         is_deep = _is_deep(image)
-        image.load()  # names what is cut off, where OpenCV may fill it with black
+        image.load()  # fails for a truncated file, whose rest OpenCV may fill with black
         if is_deep and image.format in {"PNG", "PPM"} and image.mode != "F":
-            values = _decode_by_opencv(source)
+            values = _decode_by_opencv(path, source)
         elif is_deep:
             values = np.asarray(image)
         else:
@@ -186,11 +188,11 @@ def _decode(path: Path) -> Decoded:
     return Decoded(upright(values, orientation))
 
 
-def _decode_by_opencv(source: io.BytesIO) -> Values:
+def _decode_by_opencv(path: Path, source: io.BytesIO) -> Values:
     values = cv2.imdecode(np.frombuffer(source.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
-        msg = "OpenCV cannot decode it"
-        raise ValueError(msg)
+        msg = f"Cannot read the image {path} (OpenCV cannot decode it). Replace or remove it."
+        raise ImageFileError(msg)
     return values if values.ndim == 2 else values[..., 2::-1]  # noqa: PLR2004  # BGR and BGRA to RGB
 
 
@@ -200,14 +202,14 @@ def _decode_tiff(path: Path, file: tifffile.TiffFile) -> Values:
     ]  # a small copy for viewers is no image of its own
     page = file.pages.first
     if len(pages) > 1:
-        msg = f"Expected one image a file, got {len(pages)} pages in {path}. Do write each to a file of its own."
+        msg = f"{path} holds {len(pages)} images (pages). Write each of them to a file of its own."
         raise ImageFileError(msg)
     photometric = tifffile.PHOTOMETRIC(page.photometric)
     colors = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": COLORS}.get(photometric.name, 0)
     if page.samplesperpixel not in {colors, colors + 1} or not colors or page.imagedepth > 1:  # one more is alpha
         msg = (
-            f"Expected a grey or RGB image, got {photometric.name} of {page.samplesperpixel} channels in {path}. "
-            "Do convert it to grey or RGB."
+            f"{path} is neither grayscale nor RGB, but {photometric.name} with {page.samplesperpixel} channels. "
+            "Convert it to one of the two."
         )
         raise ImageFileError(msg)
     values: Values = page.asarray()

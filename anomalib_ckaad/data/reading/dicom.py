@@ -1,4 +1,4 @@
-"""DICOM files: their values in the unit that they state, their window, and bright for what is dense."""
+"""Decoding of DICOM files: values in the unit they state, large for bright, and the window they state."""
 
 import math
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 
 from anomalib_ckaad.data.reading.intensities import Decoded, Limits, Values
-from anomalib_ckaad.errors import ImageFileError, unreadable
+from anomalib_ckaad.errors import ImageFileError, MissingPackageError, unreadable
 
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
-DICOM_HEAD: Final = 132  # bytes that tell
+DICOM_HEAD: Final = 132  # bytes of a file that tell whether it is DICOM
 COLOR_CHANNELS: Final = 3
 EIGHT_BITS: Final = 8
 
@@ -23,35 +23,36 @@ def has_dicom_magic(head: bytes) -> bool:
 def decode_dicom(path: Path) -> Decoded:
     """Read the image of a DICOM file.
 
-    Rescale slope and intercept, or the modality's table, are applied. MONOCHROME1 is mirrored within the range of the
-    stored bits, and its window with it. Padding becomes NaN. Color becomes RGB.
+    Rescale slope and intercept, or the modality's table, are applied. MONOCHROME1 is inverted within the range of the
+    stored bits, and so is its window. Padding becomes NaN. Color becomes RGB.
 
     Raises:
-        ImageFileError: If pydicom is missing, the file is no DICOM, has no image or several, or is compressed in a way
-            that nothing installed can undo.
+        ImageFileError: If the file is no DICOM, has no image or several, or is compressed in a way that nothing
+            installed can decompress.
+        MissingPackageError: If pydicom is not installed.
     """
     try:
         import pydicom  # noqa: PLC0415  # an extra
         from pydicom.pixels.processing import apply_color_lut, apply_modality_lut  # noqa: PLC0415
         from pydicom.pixels.utils import pixel_array  # noqa: PLC0415
     except ImportError as error:
-        msg = f"Expected pydicom to read DICOM {path}, got none installed. Do `pip install 'anomalib-ckaad[medical]'`."
-        raise ImageFileError(msg) from error
+        msg = f"Reading the DICOM file {path} needs pydicom. Run `pip install 'anomalib-ckaad[medical]'`."
+        raise MissingPackageError(msg) from error
     data = pydicom.dcmread(path)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        msg = f"Expected an image in {path}, got DICOM without pixels. Do remove it."
+        msg = f"The DICOM file {path} holds no image. Replace or remove it."
         raise ImageFileError(msg)
     frames = int(data.get("NumberOfFrames") or 1)
     if frames > 1 or "PerFrameFunctionalGroupsSequence" in data:
-        msg = f"Expected one image a file, got DICOM of {frames} frames in {path}. Do write each to a file of its own."
+        msg = f"{path} is multi-frame DICOM (frames: {frames}). Write each frame to a file of its own."
         raise ImageFileError(msg)
     try:
         stored: Values = pixel_array(data)
-    except RuntimeError as error:  # how pydicom says that no plugin is there for it
+    except RuntimeError as error:  # pydicom has no plugin for it
         syntax = data.file_meta.TransferSyntaxUID.name
         msg = (
-            f"Expected DICOM that pydicom can decode, got {syntax} in {path}. "
-            "Do decompress it, or install pylibjpeg with its plugin for that."
+            f"pydicom cannot decompress {path}: nothing installed decodes {syntax}. "
+            "Decompress the file, or install pylibjpeg with its plugin for that."
         )
         raise ImageFileError(msg) from error
     try:
@@ -61,7 +62,7 @@ def decode_dicom(path: Path) -> Decoded:
         if data.SamplesPerPixel == COLOR_CHANNELS:
             return Decoded(stored)
         return _monochrome(stored, apply_modality_lut(stored, data), data)
-    except AttributeError as error:  # how pydicom says that an element is missing
+    except AttributeError as error:  # an element is missing
         raise ImageFileError(unreadable(path, error)) from error
 
 
@@ -80,9 +81,9 @@ def _monochrome(stored: Values, values: Values, data: Any) -> Decoded:  # noqa: 
 
 
 def _window(data: Any) -> Limits | None:  # noqa: ANN401
-    """First window, as the values that become black and white; None if there is none, or one without a width.
+    """First window, as the values that become black and white; None if there is none, or its width is 0.
 
-    A sigmoid window is read as the line that it bends around.
+    A sigmoid window is read as a linear one of the same center and width.
     """
     center, width = (_first(data.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is None or width is None:

@@ -1,4 +1,4 @@
-"""Looks at image files before they are trained on, and names the file where reading one fails."""
+"""Checks of image files before a training or a test, and which file it was that could not be read."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False) -> list[str]:
-    """Read the header of every image; grey-scale, palette and RGBA images pass, as anomalib makes RGB of them.
+    """Read the header of every image; grayscale, palette and RGBA images pass, as anomalib makes RGB of them.
 
     Headers cost a fraction of a millisecond each. A file that is cut off behind its header is found when it is read.
 
@@ -23,11 +23,11 @@ def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False
         may_be_empty: Whether no image at all is fine, as it is for validation.
 
     Returns:
-        Images that lie on a side, as EXIF turns them but anomalib does not.
+        Images with an EXIF orientation, which anomalib ignores.
 
     Raises:
-        ImageFileError: If there is none, or one is not an image, is DICOM, or has more than 8 bits a channel: anomalib
-            cuts those to 8 bits without a word.
+        ImageFileError: If there is none, or one is not an image, is DICOM, or has more than 8 bits per channel, which
+            anomalib cuts to 8 bits in silence.
     """
     count = 0
     turned = []
@@ -38,32 +38,32 @@ def check_image_files(paths: Iterable[str | Path], *, may_be_empty: bool = False
             turned.append(str(path))
         elif reason is not None:
             msg = (
-                f"Expected images of 8 bits a channel, got {reason} in {path}, which anomalib would misread. "
-                "Do convert them by `anomalib-ckaad convert FOLDER TARGET`, those to predict with the --intensities of "
-                "the training, or wrap the data in KnownAnomalies."
+                f"anomalib would misread {path} ({reason}). Convert the images with `anomalib-ckaad convert FOLDER "
+                "TARGET` (images to predict on with the `--intensities` of the training), or wrap the data in "
+                "KnownAnomalies."
             )
             raise ImageFileError(msg)
     if not count and not may_be_empty:
-        msg = "Expected at least one training image, got none. Do check the data's root and normal_dir."
+        msg = "There are no training images. Check the `root` and `normal_dir` of the data."
         raise ImageFileError(msg)
     return turned
 
 
 def warn_of_turned(paths: Iterable[str]) -> None:
-    """Warn once of images that anomalib reads as they lie; a model can be trained on them, but not on half of them."""
+    """Warn once of images whose EXIF orientation anomalib ignores: harmless if all images have the same."""
     found = sorted(set(paths))
     if found:
         logger.warning(
-            "Images turned by EXIF, which anomalib does not look at: %d, such as %s. `anomalib-ckaad convert FOLDER "
-            "TARGET`, or KnownAnomalies around the data, makes them upright.",
+            "anomalib ignores the EXIF orientation of images; here of %d, such as %s. To make them upright, run "
+            "`anomalib-ckaad convert FOLDER TARGET`, or wrap the data in KnownAnomalies.",
             *(len(found), found[0]),
         )
 
 
 def warn_of_sizes(paths: Iterable[str], batch_size: int) -> None:
-    """Warn of images of different sizes in one batch, which anomalib stretches to a common one before they are scored.
+    """Warn of images of different sizes in one batch: anomalib stretches them to a common size before they are scored.
 
-    Looks at two hundred of them, evenly spread.
+    Looks at 200 of them, evenly spread.
     """
     found = list(paths)
     sizes = set()
@@ -72,13 +72,13 @@ def warn_of_sizes(paths: Iterable[str], batch_size: int) -> None:
             sizes.add(image.size)
     if len(sizes) > 1:
         logger.warning(
-            "Images to validate or test on have different sizes, and anomalib stretches those of one batch to a common "
-            "one: scores differ a little from those of single images. Do set eval_batch_size to 1 for exact ones."
+            "The validation or test images differ in size. anomalib stretches the images of a batch to a common size, "
+            "so scores differ a little from those of single images. Set `eval_batch_size` to 1 for exact scores."
         )
 
 
 def find_unreadable(paths: Iterable[str | Path]) -> str | None:
-    """Decode images one by one until one fails, and say which and why; None if all are readable."""
+    """Decode images one by one until one fails, and say which one and why; None if all are readable."""
     for path in paths:
         try:
             with Image.open(path) as image:

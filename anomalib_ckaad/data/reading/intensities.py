@@ -1,4 +1,4 @@
-"""One rule for intensities: from the values of an image file to 8 bits, by a low and a high that images share.
+"""The rule that maps the values of images to 8 bits, by a low and a high value.
 
 A value v becomes (v - low) / (high - low), clipped to [0, 1] and rounded to 8 bits. All channels share low and high, so
 color is kept.
@@ -25,7 +25,7 @@ PIXELS_OF_ALL: Final = 10_000_000
 
 @dataclass(frozen=True)
 class Decoded:
-    """What is in an image file.
+    """The content of an image file.
 
     Args:
         values: (H, W) or (H, W, 3), upright; large is bright. NaN where there is nothing, which becomes black.
@@ -53,7 +53,7 @@ def two_numbers(name: str, values: Sequence[object]) -> Limits:
     """
     numbers = [value for value in values if isinstance(value, int | float)]
     if len(numbers) != len(values) or len(numbers) != len(("low", "high")):
-        msg = f"Expected {name} to be two numbers, got {list(values)}. Do give low and high."
+        msg = f"`{name}` must be two numbers, low and high, not {list(values)}."
         raise IntensityError(msg)
     return numbers[0], numbers[1]
 
@@ -84,18 +84,16 @@ class IntensityRule:
     def __post_init__(self) -> None:
         low, high = self.percentiles
         if not 0 <= low < high <= 100:  # noqa: PLR2004
-            msg = f"Expected percentiles in [0, 100], the lower first, got {low:g} and {high:g}. Do correct them."
+            msg = f"`percentiles` must be in [0, 100], the lower one first, not {low:g} and {high:g}."
             raise IntensityError(msg)
         if isinstance(self.intensities, str):
             if self.intensities not in {"dataset", "image"}:
-                msg = (
-                    f"Expected intensities to be dataset, image or two numbers, got {self.intensities!r}. Do change it."
-                )
+                msg = f"`intensities` must be 'dataset', 'image' or two numbers, not {self.intensities!r}."
                 raise IntensityError(msg)
             return
         low, high = self.intensities
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            msg = f"Expected intensities to be finite numbers, low before high, got {low} and {high}. Do correct them."
+            msg = f"`intensities` must be two finite numbers, low before high, not {low} and {high}."
             raise IntensityError(msg)
 
     @property
@@ -105,7 +103,7 @@ class IntensityRule:
 
     @property
     def identity(self) -> str:
-        """All that decides about the result for a given file."""
+        """Everything that the result for a file depends on."""
         return repr((self.dataset or self.intensities, self.intensities == "image" and self.percentiles))
 
     def with_dataset(self, samples: Sequence[Values]) -> "IntensityRule":
@@ -128,8 +126,8 @@ class IntensityRule:
             return percentile_limits([image.values.ravel()], self.percentiles)
         if self.dataset is None:
             msg = (
-                "Expected normal images of more than 8 bits a channel to take low and high from, got none. "
-                "Do give low and high yourself, or let intensities be image."
+                "Low and high cannot be taken from the normal images: none of them has more than 8 bits per channel. "
+                "Set `intensities` to two numbers, low and high, or to 'image'."
             )
             raise IntensityError(msg)
         return self.dataset
@@ -140,8 +138,8 @@ def to_eight_bits(values: Values, limits: Limits | None) -> NDArray[np.uint8]:
 
     Args:
         values: Of any shape and type; NaN becomes 0, infinity 0 or 255.
-        limits: Low, which becomes 0, and high, which becomes 255; where both are one value, all above it are white and
-            all others black. None keeps values of 8 bits.
+        limits: Low, which becomes 0, and high, which becomes 255. If both are equal, larger values become white and all
+            others black. None keeps values of 8 bits.
 
     Example:
         >>> to_eight_bits(np.array([0, 100, 2050, 4000, 65535]), (100, 4000)).tolist()
@@ -155,7 +153,7 @@ def to_eight_bits(values: Values, limits: Limits | None) -> NDArray[np.uint8]:
     numbers = np.nan_to_num(values.astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     if low == high:
         return np.where(numbers > high, 255, 0).astype(np.uint8)
-    # clipped first: numbers far outside would overflow
+    # Clipped first, as numbers far outside would overflow.
     return np.rint((np.clip(numbers, low, high) - low) / (high - low) * 255).astype(np.uint8)
 
 
@@ -175,7 +173,7 @@ def sample_pixels(values: Values, at_most: int = PIXELS_OF_AN_IMAGE) -> Values:
     """
     height, width = values.shape[:2]
     step = max(1, -(-height * width // at_most))
-    # a step that shares a factor with the width would meet the same few columns in every row
+    # A step that shares a factor with the width would take the same few columns in every row.
     while step > 1 and math.gcd(step, width) > 1:
         step += 1
     chosen = values.reshape(height * width, -1)[::step].ravel()
@@ -201,7 +199,7 @@ def percentile_limits(samples: Sequence[Values], percentiles: Limits = PERCENTIL
     values = np.concatenate([sample.ravel() for sample in samples]).astype(np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
-        msg = "Expected finite intensities, got none. Do look at the images."
+        msg = "No intensity is finite, so there are no percentiles. Check the images."
         raise IntensityError(msg)
     low, high = np.percentile(values, percentiles)
     if low == high:

@@ -1,1 +1,1 @@
-"""Textures that need no download."""
+"""The ``Textures`` data set: photographs of surfaces with painted defects, which needs no download."""

@@ -1,4 +1,4 @@
-"""The embedded texture set on disk: written once, whole or not at all, in MVTec AD's folder layout."""
+"""The textures on disk: written once, whole or not at all, in MVTec AD's folder layout."""
 
 import json
 import os
@@ -8,19 +8,21 @@ from typing import Any, Final
 
 from PIL import Image
 
-from anomalib_ckaad.data.reading.atomic_folder import write_at_once
 from anomalib_ckaad.data.textures.images import CATEGORIES, DEFECTS, Category, Part, make_image
+from anomalib_ckaad.errors import ConfigurationError, FileError
+from anomalib_ckaad.files import write_folder_whole
 
 GENERATOR_VERSION: Final = 1
-"""To be raised whenever the same parameters give other pixels."""
+"""Raise this number whenever the same parameters give other pixels."""
 PARAMETERS_FILE: Final = "textures.json"
+KNOWN_SUFFIX: Final = ".bmp"
 MINIMUM_SIZE: Final = 32
 """Pixels. A scratch is two across at 256 and vanishes below."""
 
 
 @dataclass(frozen=True)
 class TextureParameters:
-    """What decides every pixel of one category of the set.
+    """All parameters that the pixels of one category depend on.
 
     Args:
         category: ``brick``, ``gravel`` or ``grass``.
@@ -30,10 +32,10 @@ class TextureParameters:
         test_good_images: Number of normal images to test on.
         images_per_defect: Number of test images of each kind of defect.
         seed: Seed of everything that is drawn.
-        known_per_defect: Number of images of each kind of defect that are no test images: views of the training part.
+        known_per_defect: Number of known anomalies of each kind of defect, which show the training part.
 
     Raises:
-        ValueError: If the category is unknown or a number is too small.
+        ConfigurationError: If the category is unknown or a number is too small.
     """
 
     category: Category
@@ -47,24 +49,21 @@ class TextureParameters:
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
-            msg = f"Expected a category among {', '.join(CATEGORIES)}, got {self.category!r}. Do choose one of them."
-            raise ValueError(msg)
+            msg = f"`category` must be one of {', '.join(CATEGORIES)}, not {self.category!r}."
+            raise ConfigurationError(msg)
         if self.image_size < MINIMUM_SIZE:
-            msg = (
-                f"Expected image_size of at least {MINIMUM_SIZE} pixels, got {self.image_size}. "
-                "Do use 256, for which the defects are made."
-            )
-            raise ValueError(msg)
+            msg = f"`image_size` must be at least {MINIMUM_SIZE} pixels, not {self.image_size}. The default is 256."
+            raise ConfigurationError(msg)
         for name in ("train_images", "validation_images", "test_good_images", "images_per_defect"):
             if getattr(self, name) < 1:
-                msg = f"Expected {name} of at least 1, got {getattr(self, name)}. Do ask for one image or more."
-                raise ValueError(msg)
+                msg = f"`{name}` must be at least 1, not {getattr(self, name)}."
+                raise ConfigurationError(msg)
         if self.known_per_defect < 0:
-            msg = f"Expected known_per_defect of at least 0, got {self.known_per_defect}. Do ask for none or more."
-            raise ValueError(msg)
+            msg = f"`known_per_defect` must be at least 0, not {self.known_per_defect}."
+            raise ConfigurationError(msg)
         if self.seed < 0:
-            msg = f"Expected a texture_seed of at least 0, got {self.seed}. Do use a non-negative number."
-            raise ValueError(msg)
+            msg = f"`texture_seed` must be at least 0, not {self.seed}."
+            raise ConfigurationError(msg)
 
     def images(self) -> list[tuple[Part, str, int]]:
         """List every image of the set as part, kind and running number."""
@@ -83,7 +82,7 @@ class TextureParameters:
     def record(self) -> dict[str, Any]:
         """Return the parameters as they are kept beside the images."""
         record = {"generator_version": GENERATOR_VERSION, **asdict(self)}
-        if not self.known_per_defect:  # sets made before there were any stay what they are
+        if not self.known_per_defect:  # so that folders written before this parameter existed stay valid
             del record["known_per_defect"]
         return record
 
@@ -91,22 +90,19 @@ class TextureParameters:
 def file_of(part: Part, kind: str, index: int) -> str:
     """Image file, relative to the category's folder.
 
-    Known anomalies have an ending of their own: anomalib's reader of MVTec AD wants a mask for every anomaly among the
-    PNG files, wherever they lie.
+    Known anomalies are BMP files: anomalib's reader of MVTec AD expects a mask for every anomalous PNG file, wherever
+    it lies.
 
     Example:
         >>> file_of("test", "hole", 3), file_of("train", "good", 0), file_of("train", "hole", 1)
         ('test/hole/003.png', 'train/good/000.png', 'known/hole/001.bmp')
     """
     is_known = part == "train" and kind != "good"
-    return f"known/{kind}/{index:03d}.bmp" if is_known else f"{part}/{kind}/{index:03d}.png"
+    return f"known/{kind}/{index:03d}{KNOWN_SUFFIX}" if is_known else f"{part}/{kind}/{index:03d}.png"
 
 
 def write_textures(root: Path, parameters: TextureParameters) -> bool:
     """Write one category of the set to ``root/category``, unless it is there already.
-
-    Everything goes to a temporary folder beside it that is renamed at the end, so an interrupted run leaves nothing
-    that looks finished, and of two runs at once the first one's images stand.
 
     Args:
         root: Folder of the set; made if missing.
@@ -116,13 +112,13 @@ def write_textures(root: Path, parameters: TextureParameters) -> bool:
         Whether anything was written.
 
     Raises:
-        FileExistsError: If ``root/category`` holds something else, is incomplete, or was made with other parameters.
+        FileError: If ``root/category`` holds something else, is incomplete, or was made with other parameters.
     """
     folder = root / parameters.category
     if folder.exists():
         check_textures(folder, parameters)
         return False
-    if not write_at_once(folder, lambda temporary: _write_images(temporary, parameters)):
+    if not write_folder_whole(folder, lambda temporary: _write_images(temporary, parameters)):
         check_textures(folder, parameters)
         return False
     return True
@@ -132,20 +128,20 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
     """Check that ``folder`` holds exactly the set of ``parameters``.
 
     Raises:
-        FileExistsError: If it does not. Nothing is deleted: the folder may be another run's, or hold other images.
+        FileError: If it does not. Nothing is deleted, as the folder may hold other images or belong to another run.
     """
     record_file = folder / PARAMETERS_FILE
-    mend = "Do delete the folder to have it made anew, or choose another root."
+    mend = "Delete the folder to have it made again, or choose another `root`."
     if not record_file.is_file():
-        msg = f"Expected {folder} to be missing or to hold {PARAMETERS_FILE}, got a folder without it. {mend}"
-        raise FileExistsError(msg)
+        msg = f"The folder {folder} exists, but has no {PARAMETERS_FILE}, so it holds something else. {mend}"
+        raise FileError(msg)
     try:
         found = json.loads(record_file.read_text(encoding="utf-8"))
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        msg = f"Expected {record_file} to hold the parameters of the textures, got something unreadable. {mend}"
-        raise FileExistsError(msg)
+        msg = f"Cannot read the parameters of the textures in {record_file}. {mend}"
+        raise FileError(msg)
     wanted = parameters.record()
     different = [
         f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
@@ -153,8 +149,8 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
         if found.get(key) != wanted.get(key)
     ]
     if different:
-        msg = f"Expected {folder} to be made with the parameters asked for, got {', '.join(different)}. {mend}"
-        raise FileExistsError(msg)
+        msg = f"The textures in {folder} were made with {', '.join(different)}. {mend}"
+        raise FileError(msg)
     endings = {Path(name).suffix for name in parameters.files()}
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in endings}
     listed = set(parameters.files())
@@ -162,10 +158,10 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
         example = min(present ^ listed)
         state = "missing" if example in listed else "too many"
         msg = (
-            f"Expected {folder} to hold {len(listed)} images and masks, got {len(listed - present)} missing and "
-            f"{len(present - listed)} too many, such as {example} ({state}). {mend}"
+            f"The folder {folder} does not hold exactly its {len(listed)} images and masks: "
+            f"{len(listed - present)} missing and {len(present - listed)} too many, such as {example} ({state}). {mend}"
         )
-        raise FileExistsError(msg)
+        raise FileError(msg)
 
 
 def _write_images(folder: Path, parameters: TextureParameters) -> None:

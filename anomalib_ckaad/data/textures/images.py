@@ -1,9 +1,9 @@
-"""Images of the embedded texture set: views of real photographs, with and without painted damage.
+"""Images of ``Textures``: views of real photographs, with and without painted defects.
 
-The photographs are the ones of brick, gravel and grass that scikit-image installs with itself (512x512, grey, without
+The photographs are the ones of brick, gravel and grass that scikit-image installs with itself (512x512, gray, without
 restrictions on use). Each is cut in three: one part for training images, one for validation, one for testing, and
-interpolation happens after the cut, so that no pixel of one has a share in another. Validation images that overlapped
-with training ones would score too low, and the threshold taken from them would flag half of the normal test images.
+interpolation happens after the cut, so that no pixel of one part influences another. Validation images that overlap
+with training images would score too low, and their threshold would flag half of the normal test images.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from anomalib_ckaad.data.textures.painters import PAINTERS, BoolArray, FloatArray, paint
+from anomalib_ckaad.errors import ConfigurationError, DataError, MissingDataError
 
 Category = Literal["brick", "gravel", "grass"]
 Part = Literal["train", "validation", "test"]
@@ -35,12 +36,12 @@ REGIONS: Final[dict[Part, tuple[slice, slice]]] = {
 CROP: Final = 152
 """Side of a crop in pixels of the photograph: it fits every part when turned by 6 degrees."""
 MAX_ROTATION: Final[dict[Category, float]] = {"brick": 4.0, "gravel": 6.0, "grass": 6.0}
-"""Degrees either way: as a part lies on the belt. Bricks have a direction, so less."""
+"""Degrees either way, as a part lies on a conveyor belt. Less for bricks, as they have a direction."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Where and how a part of a photograph is seen.
+    """Where a crop lies in a part of a photograph, and how it is turned and lit.
 
     Args:
         center: Row and column of the crop's center, in pixels of the part of the photograph.
@@ -61,28 +62,29 @@ def photograph(category: Category) -> FloatArray:
     """Read one of the photographs that scikit-image installs, (512, 512) in [0, 1], without asking the network.
 
     Raises:
-        ValueError: If ``category`` is none of brick, gravel, grass.
-        FileNotFoundError: If the installed scikit-image does not have the photograph.
+        ConfigurationError: If ``category`` is not brick, gravel or grass.
+        MissingDataError: If the installed scikit-image does not have the photograph.
+        DataError: If it is another one, of another size.
     """
     if category not in CATEGORIES:
-        msg = f"Expected a category among {', '.join(CATEGORIES)}, got {category!r}. Do choose one of them."
-        raise ValueError(msg)
+        msg = f"`category` must be one of {', '.join(CATEGORIES)}, not {category!r}."
+        raise ConfigurationError(msg)
     # Not skimage.data.brick(): where the file is missing that downloads it.
     file = files("skimage") / "data" / f"{category}.png"
     if not file.is_file():
         msg = (
-            f"Expected scikit-image to have data/{category}.png installed, got version {version('scikit-image')} "
-            "without it. Do install scikit-image from PyPI."
+            f"The installed scikit-image {version('scikit-image')} has no data/{category}.png. "
+            "Install scikit-image from PyPI."
         )
-        raise FileNotFoundError(msg)
+        raise MissingDataError(msg)
     with file.open("rb") as stream, Image.open(stream) as image:
         pixels = np.asarray(image.convert("L"), dtype=np.float64) / 255
     if pixels.shape != (PHOTO_SIZE, PHOTO_SIZE):
         msg = (
-            f"Expected {category}.png of {PHOTO_SIZE}x{PHOTO_SIZE} pixels, got shape {pixels.shape}. "
-            "Do install scikit-image from PyPI."
+            f"{category}.png of the installed scikit-image has the shape {pixels.shape} instead of "
+            f"({PHOTO_SIZE}, {PHOTO_SIZE}). Install scikit-image from PyPI."
         )
-        raise ValueError(msg)
+        raise DataError(msg)
     pixels.flags.writeable = False
     return pixels
 

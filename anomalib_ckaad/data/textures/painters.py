@@ -1,4 +1,4 @@
-"""Painters of defects: five kinds of damage on a grey texture, each with the mask of what it changed.
+"""Painters of defects: five kinds of damage on a gray texture, each with the mask of the pixels it changed.
 
 Lengths are given for an image of 256 pixels and scale with the image. They follow what inspection data sets show:
 scratches of a pixel or two across and a third of the image long, holes, stains and patches of 0.5 to 7 % of the area.
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
+
+from anomalib_ckaad.errors import ConfigurationError
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -26,7 +28,7 @@ def paint(kind: str, image: FloatArray, rng: np.random.Generator, foreign: Float
 
     Args:
         kind: One of ``PAINTERS``.
-        image: Grey image of shape (H, W), in [0, 1].
+        image: Gray image of shape (H, W), in [0, 1].
         rng: Decides where, how large and how strong the defect is.
         foreign: Another texture of shape (H, W), in [0, 1], for the kinds that need one.
 
@@ -34,11 +36,11 @@ def paint(kind: str, image: FloatArray, rng: np.random.Generator, foreign: Float
         The damaged image in [0, 1] and its mask, both (H, W). Pixels outside the mask are those of ``image``.
 
     Raises:
-        ValueError: If ``kind`` is unknown.
+        ConfigurationError: If ``kind`` is unknown.
     """
     if kind not in PAINTERS:
-        msg = f"Expected a defect among {', '.join(PAINTERS)}, got {kind!r}. Do choose one of them."
-        raise ValueError(msg)
+        msg = f"`kind` must be one of {', '.join(PAINTERS)}, not {kind!r}."
+        raise ConfigurationError(msg)
     damage, coverage = PAINTERS[kind](image, rng, foreign)
     mask = coverage >= VISIBLE
     painted = np.clip(image + coverage * (damage - image), 0, 1)
@@ -46,7 +48,7 @@ def paint(kind: str, image: FloatArray, rng: np.random.Generator, foreign: Float
 
 
 def scratch(image: FloatArray, rng: np.random.Generator, foreign: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Draw a thin, slightly bent, tapering line, lighter or darker than what it crosses."""
+    """Draw a thin, slightly bent, tapering line, lighter or darker than the surface."""
     del foreign
     scale = len(image) / 256
     points = _path(rng, _center(rng, image), rng.uniform(0, np.pi), scale * rng.uniform(60, 150), bend=0.6, wobble=0.15)

@@ -8,9 +8,10 @@ from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from torchvision.transforms.v2 import Transform
 
-from anomalib_ckaad.data.known.selection import read_folder
-from anomalib_ckaad.data.textures.files import TextureParameters, write_textures
+from anomalib_ckaad.data.reading.anomaly_types import read_anomaly_folder
+from anomalib_ckaad.data.textures.files import KNOWN_SUFFIX, TextureParameters, write_textures
 from anomalib_ckaad.data.textures.images import Category
+from anomalib_ckaad.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -20,25 +21,25 @@ class Textures(AnomalibDataModule):
 
     The normal images are crops of the real photographs that scikit-image installs with itself, slightly turned,
     mirrored and with the light changed. Training, validation and test images come from three parts of the photograph
-    that do not overlap, so nothing seen in testing was seen in training. The defects (scratch, stain, hole, patch of
-    another material, opened seam) are painted, with masks: real surfaces, artificial damage. It serves demonstrations
-    and tests; it is no benchmark.
+    that do not overlap, so no test image shows what a training image shows. The defects (scratch, stain, hole, patch of
+    another material, opened seam) are painted, with masks: real surfaces, artificial damage. Use it for demonstrations
+    and tests, not as a benchmark.
 
-    Validation uses normal images only, from ``validation/good``, as MVTec AD 2 has it. With ``from_train`` it uses
-    training images instead; as these overlap with each other, the threshold comes out too low.
+    Validation uses normal images only, from ``validation/good``, as in MVTec AD 2. With ``from_train`` it uses training
+    images instead; as these overlap with each other, the threshold will be too low.
 
-    Known anomalies that were drawn from the test images would show the test images' part of the photograph, and a model
-    would learn that part besides the defects. ``known_per_defect`` makes others of the training part, in ``known``,
-    which is where ``KnownAnomalies`` takes them from then.
+    Known anomalies drawn from the test images show the test part of the photograph, which a model would learn along
+    with the defects. ``known_per_defect`` makes known anomalies from the training part instead, in the folder
+    ``known``, and ``KnownAnomalies`` takes them from there.
 
-    The images are made once, from ``texture_seed``, into ``root/category``. A folder that is incomplete, or was made
-    with other parameters, is refused and never overwritten.
+    The images are made once, from ``texture_seed``, in ``root/category``. A folder that is incomplete, or was made with
+    other parameters, is refused and never overwritten.
 
     Args:
         root: Folder of the set. None means anomalib's folder of data sets. Default ``./datasets/Textures``.
         category: ``brick``, ``gravel`` or ``grass``. Default ``brick``, the one with the most regular pattern.
         image_size: Side of the images in pixels, or the same number twice. Default 256.
-        train_images: Number of normal training images. Default 80: more crops of one photograph show little new.
+        train_images: Number of normal training images. Default 80: more crops of one photograph add little.
         validation_images: Number of normal validation images. Default 16.
         test_good_images: Number of normal test images. Default 20.
         images_per_defect: Number of test images of each of the five kinds of defects. Default 8.
@@ -58,8 +59,8 @@ class Textures(AnomalibDataModule):
         seed: Seed of splits other than ``from_dir``. Default 0.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        FileExistsError: From ``prepare_data`` and ``setup``, if ``root/category`` holds something else.
+        ConfigurationError: If an argument is out of its range.
+        FileError: From ``prepare_data`` and ``setup``, if ``root/category`` holds something else.
 
     Example:
         >>> import tempfile
@@ -97,9 +98,10 @@ class Textures(AnomalibDataModule):
     ) -> None:
         if not 0 < val_split_ratio < 1:
             msg = (
-                f"Expected val_split_ratio between 0 and 1, got {val_split_ratio}. Do use 0.1, or val_split_mode none."
+                f"`val_split_ratio` must be greater than 0 and less than 1, not {val_split_ratio}. "
+                "For no validation images, set `val_split_mode` to 'none'."
             )
-            raise ValueError(msg)
+            raise ConfigurationError(msg)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -128,23 +130,23 @@ class Textures(AnomalibDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Make the images unless they are there.
+        """Make the images, unless they exist.
 
         Raises:
-            FileExistsError: If ``root/category`` holds something else than the images asked for.
+            FileError: If ``root/category`` holds something else than these images.
         """
         if write_textures(self.root, self.parameters):
             logger.info("Made the textures in %s.", self.root / self.category)
 
     def _setup(self, _stage: str | None = None) -> None:
-        # Idempotent; makes ``setup()`` alone work, and never tests on images of other parameters.
+        # So that ``setup`` alone is enough, and images of other parameters are always refused.
         self.prepare_data()
         self.train_data = MVTecADDataset(split=Split.TRAIN, root=self.root, category=self.category)
         self.test_data = MVTecADDataset(split=Split.TEST, root=self.root, category=self.category)
         if self.parameters.known_per_defect:
-            self.train_anomalies = read_folder(self.root / self.category / "known", (".bmp",))
+            self.train_anomalies = read_anomaly_folder(self.root / self.category / "known", {KNOWN_SUFFIX})
         if self.val_split_mode == ValSplitMode.FROM_DIR:
-            # by the folder's name: Split.VAL is "val"
+            # Split.VAL is "val", but the folder's name is "validation".
             self.val_data = MVTecADDataset(split="validation", root=self.root, category=self.category)
 
 
@@ -154,6 +156,6 @@ def _side(image_size: int | tuple[int, int]) -> int:
         return image_size
     height, width = image_size
     if height != width:
-        msg = f"Expected image_size as one number or the same number twice, got {image_size}. Do ask for square images."
-        raise ValueError(msg)
+        msg = f"`image_size` must be one number, or the same number twice, not {image_size}: the images are square."
+        raise ConfigurationError(msg)
     return height
