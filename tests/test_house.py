@@ -4,6 +4,7 @@ These tests read the source and import nothing of it.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "anomalib_ckaad"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 OUTSIDE_HOST = [path for path in SOURCES if PACKAGE / "host" not in path.parents]
 
 MODULES_AT_THE_ROOT = 8
@@ -155,6 +157,15 @@ def test_errors_are_asked_for_their_class() -> None:
 
 def test_the_exported_model_takes_its_output_type_from_anomalib_and_nothing_else() -> None:
     assert from_package(tree_of(PACKAGE / "torch_model.py"), "anomalib") == {"anomalib.data.InferenceBatch"}
+
+
+def test_what_contributors_are_sent_to_exists() -> None:
+    text = re.sub(r"```.*?```", "", CONTRIBUTING.read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = {name for name in re.findall(r"`([\w./-]+)`", text) if "/" in name or name.endswith((".md", ".py"))}
+    roots = (PACKAGE.parent, PACKAGE, PACKAGE / "data")
+    assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
+    rooms = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    assert sorted(rooms - named) == []
 
 
 @pytest.mark.parametrize(
