@@ -68,7 +68,7 @@ def train(root: Path, epochs: int, warm_start: str | None = None) -> tuple[Engin
 
 
 def error_of(engine: Engine) -> float:
-    """The reconstruction error of held-out normal images after training."""
+    """The reconstruction error of held-out normal images; known after training until predictions are made."""
     return float(engine.trainer.callback_metrics["val_reconstruction"])
 
 
@@ -83,7 +83,7 @@ def test_a_few_epochs_go_on_where_monday_ended(root: Path) -> None:
     before, checkpoint = auroc_of_types(engine, model, data), engine.best_model_path
     learn_of(root, TUESDAY)
     engine, model, data = train(root, epochs=2, warm_start=checkpoint)
-    after, error = auroc_of_types(engine, model, data), error_of(engine)
+    error, after = error_of(engine), auroc_of_types(engine, model, data)
     cold, _, _ = train(root, epochs=2)
     assert error < 0.8 * error_of(cold)
     for name in set(before) - {TUESDAY, "all"}:
