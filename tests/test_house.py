@@ -151,7 +151,8 @@ def test_only_host_touches_what_is_private() -> None:
 
 
 def test_errors_are_asked_for_their_class() -> None:
-    found = {name_of(path): list(words_asked(tree_of(path))) for path in SOURCES}
+    """Only ``host`` reads words: some of torch's errors have no class that says what they are."""
+    found = {name_of(path): list(words_asked(tree_of(path))) for path in OUTSIDE_HOST}
     assert {name: words for name, words in found.items() if words} == {}
 
 
