@@ -1,20 +1,21 @@
-"""Shared by all tests: one thread (what is measured must not depend on the machine), and tiny data sets."""
+"""Shared by all tests: one thread (what is measured must not depend on the machine), and tiny data sets.
+
+Neither torch nor anomalib is imported here: tests that need neither start at once.
+"""
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool; subprocesses inherit it
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from anomalib.data import Folder
 from PIL import Image
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from anomalib.data import Folder
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it is imported; subprocesses inherit it
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def write_images(folder: Path, count: int, size: int = 80, seed: int = 0) -> None:
@@ -41,8 +42,10 @@ def folder_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make_folder_data(root: Path, *, masks: bool = False, **arguments: Any) -> Folder:
+def make_folder_data(root: Path, *, masks: bool = False, **arguments: Any) -> "Folder":
     """anomalib's ``Folder`` on a data set such as ``folder_root``; validation images are training images."""
+    from anomalib.data import Folder  # noqa: PLC0415 - some tests import no anomalib
+
     defaults = {
         "name": "tiny",
         "root": root,

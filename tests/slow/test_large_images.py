@@ -1,6 +1,8 @@
 """A model without a resize, as docs/large_images.md trains it, exported."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,14 @@ from tests.conftest import write_images
 
 DOCS = Path(__file__).parents[2] / "docs"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+RUN = """
+import json, sys
+from anomalib_ckaad.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    main()
+"""
+"""``python -m anomalib_ckaad`` with one list of arguments after another: torch is imported once for all of them."""
 
 
 def test_trained_on_crops_and_exported_it_scores_whole_images_of_the_size_given(tmp_path: Path) -> None:
@@ -49,8 +59,10 @@ def test_the_documented_config_and_commands_train_and_export(tmp_path: Path) -> 
     (tmp_path / "crops.yaml").write_text(config.replace("512", "64").replace("100", "1"))
     for folder, count in {"good": 6, "bad": 3}.items():
         write_images(tmp_path / "line" / folder, count, size=160)
-    commands = commands.replace("python ", f"{sys.executable} ").replace("[2160, 3840]", "[160, 160]")
-    command = ["/bin/bash", "-ec", commands]
+    lines = commands.replace("[2160, 3840]", "[160, 160]").replace("\\\n", " ").splitlines()
+    words = [shlex.split(line) for line in lines]
+    assert [line[:4] for line in words] == [["python", "-m", "anomalib_ckaad", name] for name in ("train", "export")]
+    command = [sys.executable, "-c", RUN, json.dumps([line[3:] for line in words])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "normalized with mean" not in done.stdout + done.stderr

@@ -1,6 +1,8 @@
 """Checkpoint, torch, ONNX Runtime and OpenVINO give the same, on a trained model and images of several sizes."""
 
+import itertools
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TOLERANCE = 1e-4
 SHAPES = [(1, 96, 96), (3, 128, 128), (8, 512, 384), (3, 81, 100), (1, 1030, 777)]
 INT8 = [CompressionType.INT8, CompressionType.INT8_PTQ, CompressionType.INT8_ACQ]
+BACKBONES = ["tf_efficientnet_lite0", "resnet18"]
+# Takes a quarter of an hour: rounding costs a calibrated map more, and NNCF ranks all operations.
+LONG = pytest.param(
+    "tf_efficientnet_lite0", CompressionType.INT8_ACQ, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]
+)
 
 
 def textures(root: Path) -> Textures:
@@ -40,13 +47,10 @@ def textures(root: Path) -> Textures:
     )
 
 
-@pytest.fixture(scope="module", params=["tf_efficientnet_lite0", "resnet18"])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the data set, one checkpoint, and its exports with raw outputs."""
-    root = tmp_path_factory.mktemp(request.param)
-    arguments = {"weights": "package"} if "lite0" in request.param else {"pre_trained": False}
+def train_and_export(backbone: str, root: Path) -> Path:
+    arguments = {"weights": "package"} if "lite0" in backbone else {"pre_trained": False}
     model = Ckaad(
-        request.param,
+        backbone,
         layers=(2, 3),
         image_size=96,
         learning_rate=1e-3,
@@ -65,6 +69,18 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             model, kind, export_root=root, ckpt_path=checkpoint(root), onnx_kwargs={"raw_outputs": kind != "torch"}
         )
     return root
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Trains with a backbone the first time it is asked for it."""
+    return cache(lambda backbone: train_and_export(backbone, tmp_path_factory.mktemp(backbone)))
+
+
+@pytest.fixture(params=BACKBONES)
+def trained(request: pytest.FixtureRequest, trainings: Callable[[str], Path]) -> Path:
+    """A folder with the data set, one checkpoint, and its exports with raw outputs."""
+    return trainings(request.param)
 
 
 def checkpoint(root: Path) -> Path:
@@ -135,12 +151,17 @@ def test_the_graph_holds_what_inference_needs_and_nothing_else(trained: Path) ->
     assert exported(trained, "openvino").with_suffix(".bin").stat().st_size < 4 * needed + 200_000
 
 
-@pytest.mark.parametrize("compression", [None, CompressionType.FP16, *INT8])
+@pytest.mark.parametrize(
+    ("trained", "compression"),
+    [
+        LONG if pair == LONG.values else pair
+        for pair in itertools.product(BACKBONES, [None, CompressionType.FP16, *INT8])
+    ],
+    indirect=["trained"],
+)
 def test_every_compression_exports_at_a_fixed_size_and_runs(
     compression: CompressionType | None, trained: Path, tmp_path: Path
 ) -> None:
-    if compression == CompressionType.INT8_ACQ and "lite0" in str(trained):
-        pytest.skip("takes a quarter of an hour: rounding costs the calibrated map more, and NNCF ranks all operations")
     path = Engine(logger=False).export(
         Ckaad(pre_trained=False),
         "openvino",

@@ -9,45 +9,38 @@ import pytest
 import torch
 
 from tests.conftest import write_images
-from tests.slow.two_processes import EACH
+from tests.slow.two_processes import EACH, results, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 HERE = Path(__file__).parents[2]
 
 
-def train(
-    root: Path, output: Path, devices: int, features: Path | None, earlier: Path | None = None
-) -> list[dict[str, Any]]:
-    output.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "tests.slow.two_processes",
-        str(root),
-        str(output),
-        str(devices),
-        *(str(path or "none") for path in (features, earlier)),
-    ]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(output / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
+Run = tuple[list[dict[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What two processes did, which share a folder of features, and what one did with their batches and without it."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ddp")
     for name, count in (("good", 16), ("test_good", 2), ("test_bad", 2), ("known/scratch", 5)):
         write_images(root / name, count, size=64)
-    two = train(root, root / "two", 2, root / "features")
-    return two, train(root, root / "one", 1, None, root / "two")[0]
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(root: Path) -> Run:
+    """What two processes did, which share a folder of features, and what one did with their batches and without it."""
+    command = [sys.executable, "-m", "tests.slow.two_processes", *(root / name for name in ("", "two", "features"))]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(root, root / "one", earlier=root / "two")
+    return results(root / "two", devices=2), results(root / "one", devices=1)[0]
 
 
 def names(paths: list[str], folder: str) -> list[str]:
     return [Path(path).name for path in paths if Path(path).parent.name == folder]
 
 
-def test_images_are_shared_out(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+def test_images_are_shared_out(runs: Run) -> None:
     (first, second), _ = runs
     normal, known = [], []
     for steps in zip(first["steps"], second["steps"], strict=True):
@@ -60,7 +53,7 @@ def test_images_are_shared_out(runs: tuple[list[dict[str, Any]], dict[str, Any]]
     assert len(set(known[5:10])) == 5
 
 
-def test_same_losses_and_weights_as_one_process(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+def test_same_losses_and_weights_as_one_process(runs: Run) -> None:
     two, one = runs
     for step in range(3):
         for name, expected in one["steps"][step]["losses"].items():
@@ -79,25 +72,23 @@ def test_same_losses_and_weights_as_one_process(runs: tuple[list[dict[str, Any]]
     )
 
 
-def test_features_are_shared(
-    runs: tuple[list[dict[str, Any]], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_features_are_shared(runs: Run, root: Path) -> None:
     """Both wrote to one folder, each image once; a third one that reads it computes nothing, and finds the same."""
-    root = tmp_path_factory.getbasetemp() / "ddp0"
     (folder,) = [path for path in (root / "features").glob("*") if path.is_dir()]
     (first, second), one = runs
     seen = {path for process in (first, second) for step in process["steps"] for path in step["paths"]}
     # Calibration looks at the images that three steps did not.
     assert len(list(folder.rglob("*.features"))) == first["images"] > len(seen)
     assert not list(folder.rglob("*.part"))
-    (reader,) = train(root, root / "reader", 1, root / "features", root / "two")
+    train(root, root / "reader", features=root / "features", earlier=root / "two")
+    (reader,) = results(root / "reader", devices=1)
     assert reader["computed"] == 0
     assert [step["losses"] for step in reader["steps"]] == [
         pytest.approx(step["losses"], rel=1e-9) for step in one["steps"]
     ]
 
 
-def test_weights_have_moved(runs: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+def test_weights_have_moved(runs: Run) -> None:
     two, _ = runs
     losses = [step["losses"]["reconstruction"] for step in two[0]["steps"]]
     assert losses[2] < losses[0]

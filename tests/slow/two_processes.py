@@ -1,4 +1,4 @@
-"""What ``test_two_processes.py`` starts: three steps by two processes, or by one with the two's batches as one.
+"""Three steps by two processes, which ``test_two_processes.py`` starts, or by one with the two's batches as one.
 
 Every process writes what each step saw and computed, and its last weights, to ``OUTPUT/rank<n>.pt``.
 """
@@ -53,7 +53,24 @@ class TheSameBatches(KnownAnomalyBatches):
         yield from self.batches
 
 
-def main(root: Path, output: Path, devices: int, features: Path | None, earlier: Path | None) -> None:
+def results(output: Path, devices: int) -> list[dict[str, Any]]:
+    """What every process has written."""
+    return [torch.load(output / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
+
+
+def train(
+    root: Path, output: Path, devices: int = 1, features: Path | None = None, earlier: Path | None = None
+) -> None:
+    """Train in ``devices`` processes.
+
+    Args:
+        root: The data set.
+        output: Folder to write to, made here.
+        devices: Number of processes.
+        features: Folder of features; None keeps none.
+        earlier: What two processes have written, whose batches one process joins; None takes the batches as they come.
+    """
+    output.mkdir(exist_ok=True)
     inner = make_folder_data(
         root,
         abnormal_dir="test_bad",
@@ -63,7 +80,7 @@ def main(root: Path, output: Path, devices: int, features: Path | None, earlier:
     data = KnownAnomalies(inner, known_anomaly_dir=root / "known")
     data.setup()
     if earlier is not None:
-        ranks = [torch.load(earlier / f"rank{rank}.pt", weights_only=False)["steps"] for rank in range(2)]
+        ranks = [process["steps"] for process in results(earlier, devices=2)]
         index = {
             path: number
             for number, path in enumerate([*data.train_data.samples.image_path, *data.known_data.samples.image_path])
@@ -104,7 +121,6 @@ def main(root: Path, output: Path, devices: int, features: Path | None, earlier:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    where = [Path(word) for word in (sys.argv[1], sys.argv[2])]
-    main(*where, int(sys.argv[3]), *(Path(word) if word != "none" else None for word in sys.argv[4:6]))
+    data_set, written_to, shared = (Path(word) for word in sys.argv[1:])
+    train(data_set, written_to, devices=2, features=shared)
