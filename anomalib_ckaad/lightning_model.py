@@ -39,7 +39,7 @@ from anomalib_ckaad.network.objective import (
     reconstruction_error,
 )
 from anomalib_ckaad.scoring.anomaly_map import TopK
-from anomalib_ckaad.synthesis import AnomalyMaker, ElasticAnomalies
+from anomalib_ckaad.synthesis import AnomalyMaker, SyntheticAnomalies
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training.arguments import RESEARCH_DEFAULTS, ResearchOptions, check_arguments, plain
 from anomalib_ckaad.training.calibrate_map import CalibrateMap
@@ -203,9 +203,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         self.calibrate = usual.calibrate if detail["calibrate"] is None else detail["calibrate"]
         self.emphasize_known = detail["emphasize_known"] and self.objective.strategy.is_told
         self.reconstruction_prior = detail["reconstruction_prior"]
-        self.make_anomalies: AnomalyMaker = ElasticAnomalies() if isinstance(synthesis, bool | None) else synthesis
-        self.synthesis = synthesis if isinstance(synthesis, bool) else None
-        self._usually_synthetic = usual.synthetic or callable(synthesis)
+        self.synthetic_anomalies = SyntheticAnomalies(synthesis, usual=usual.synthetic)
         self.frozen_features = FrozenFeatures(cache)
         self.training_precision = TrainingPrecision(autocast)
         self.training_length = TrainingLength(usual.steps)
@@ -283,7 +281,13 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def on_train_start(self) -> None:
         """Forget an earlier training's calibration, and say what is learned from."""
         self.model.calibration.clear()
-        logger.info("Training for %s epochs; %s.", self.trainer.max_epochs, self._what_is_learned_from())
+        learns = "this strategy learns from normal images only"
+        if self.objective.strategy.needs_anomalies:
+            learns = "batches without known anomalies have normal images only (`synthesis: true` makes anomalies)"
+            if self._makes_anomalies(has_known=False):
+                where = "every batch" if self.synthetic_anomalies.always else "batches without known ones"
+                learns = f"anomalies are made of normal images in {where}"
+        logger.info("Training for %s epochs; %s.", self.trainer.max_epochs, learns)
 
     # A step
 
@@ -321,9 +325,17 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         found = LabeledBatch.of(batch, self.model.dtype).normal_first()
         if not self.objective.strategy.needs_anomalies:
             return found.normal()
-        if self._makes_anomalies and (self.synthesis or not found.is_anomalous.any()):
-            return found.with_synthetic(self._synthesize)
+        if self._makes_anomalies(has_known=bool(found.is_anomalous.any())):
+            normalize = find_normalize(self.pre_processor)
+            return found.with_synthetic(lambda images: in_unit_range(self.synthetic_anomalies.maker, images, normalize))
         return found
+
+    def _makes_anomalies(self, *, has_known: bool) -> bool:
+        data = None if self._trainer is None else datamodule_of(self.trainer)
+        return self.synthetic_anomalies.are_wanted(
+            has_known=has_known,
+            known_types=getattr(data, "known_types", None),  # which KnownAnomalies has
+        )
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> Any:  # noqa: ANN401 - Lightning's
         """Score a batch, and log the error of its normal images."""
@@ -422,26 +434,3 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def learning_type(self) -> LearningType:
         """One class: the only type that anomalib trains; known anomalies come in the batch."""
         return LearningType.ONE_CLASS
-
-    # Synthetic anomalies
-
-    @property
-    def _makes_anomalies(self) -> bool:
-        """Whether batches without known anomalies get synthetic ones."""
-        wanted = self._usually_synthetic if self.synthesis is None else self.synthesis
-        if self.synthesis is None and self._trainer is not None:
-            # KnownAnomalies says what is known, if only nothing; ordinary data say nothing about it.
-            wanted = wanted and getattr(datamodule_of(self.trainer), "known_types", None) != {}
-        return wanted and self.objective.strategy.needs_anomalies
-
-    def _synthesize(self, images: Tensor) -> Tensor:
-        return in_unit_range(self.make_anomalies, images, find_normalize(self.pre_processor))
-
-    def _what_is_learned_from(self) -> str:
-        """Which anomalies training sees, in words."""
-        if not self.objective.strategy.needs_anomalies:
-            return "this strategy learns from normal images only"
-        if not self._makes_anomalies:
-            return "batches without known anomalies have normal images only (`synthesis: true` makes anomalies)"
-        where = "every batch" if self.synthesis else "batches without known ones"
-        return f"anomalies are made of normal images in {where}"

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
 from anomalib_ckaad.errors import ConfigurationError
@@ -59,7 +59,7 @@ class CkaadModel(nn.Module):
         return
 
     @tiler.setter
-    def tiler(self, tiler: Tiler) -> None:
+    def tiler(self, tiler: Any) -> None:  # noqa: ANN401 - anomalib's
         """Refuse to cut images into tiles, which neither checkpoints nor exported models would know of.
 
         Raises:

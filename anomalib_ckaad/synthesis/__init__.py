@@ -2,5 +2,6 @@
 
 from anomalib_ckaad.synthesis.elastic import ElasticAnomalies
 from anomalib_ckaad.synthesis.maker import AnomalyMaker
+from anomalib_ckaad.synthesis.synthetic import SyntheticAnomalies
 
-__all__ = ["AnomalyMaker", "ElasticAnomalies"]
+__all__ = ["AnomalyMaker", "ElasticAnomalies", "SyntheticAnomalies"]
