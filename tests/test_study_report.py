@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_curve
 
 from anomalib_ckaad.cli import main as cli
 from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.gallery import make_cards
 from anomalib_ckaad.study.jobs import Job, Study
+from anomalib_ckaad.study.plots import GRID, roc_curves
 from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.study.store import Store
@@ -222,6 +224,24 @@ def test_both_reports_are_written(study: Path, tmp_path: Path, capsys: pytest.Ca
     for number in range(1, 5):
         with Image.open(tmp_path / "out" / f"plot_{number}.png") as image:
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+
+
+def test_roc_curves_are_those_of_other_implementations(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for path in (tmp_path / "jobs").glob("*/scores.npz"):  # raw scores of any size, with ties
+        stored = dict(np.load(path))
+        np.savez(path, **{**stored, "scores": 1000 * stored["scores"].round(1) - 500})
+    results = Results.read(tmp_path)
+    figure = roc_curves(results, "tile")
+    assert figure is not None
+    for method, line in zip(results.methods, figure.axes[0].lines, strict=True):
+        expected = []
+        for row in results.rows("tile", method):
+            rate, found, _ = roc_curve(LABELS, results.scores(row)["scores"], drop_intermediate=False)
+            expected.append(np.interp(GRID, rate, found))
+        # At tenths, the rates of ten normal images, the curve is vertical.
+        between = np.abs(10 * GRID - (10 * GRID).round()) > 1e-3
+        np.testing.assert_allclose(np.asarray(line.get_ydata())[between], np.mean(expected, axis=0)[between], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
