@@ -17,7 +17,7 @@ from anomalib_ckaad.weights.loading import check_weights, load_backbone_weights,
 
 ObjectiveName = Literal["devnet", "deep_sad"]
 MARGIN = 5.0
-"""a of DevNet's deviation loss: by how many standard deviations known anomalies are to exceed the reference."""
+"""a of DevNet's deviation loss: standard deviations by which known anomalies should exceed the reference."""
 REFERENCES = 5000
 """Number of normally distributed numbers from which DevNet computes its reference score and deviation."""
 TOP_SHARE = 0.1

@@ -1,4 +1,4 @@
-"""What is kept of an error that ended a job: its kind, one line for the user, and whether the disk was full."""
+"""Describe the error that ended a job: its kind, and one line for the user."""
 
 import errno
 import shutil
@@ -54,7 +54,7 @@ def failure_of(error: BaseException, folder: Path) -> Failure:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it was raised from."""
+    """The error, and the errors that it was raised from."""
     seen: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in seen:
@@ -64,10 +64,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_full(folder: Path) -> bool:
-    """Whether there is next to no free space: torch reports a full disk by an error without a number."""
+    """Whether there is almost no free space; torch reports a full disk by an error without ``errno``."""
     return shutil.disk_usage(folder).free < ROOM
 
 
 def no_room(folder: Path, reason: str) -> str:
-    """What to tell of a job that ended because the disk was full."""
+    """Message for a job that ended because the disk was full."""
     return f"The disk of {folder} is full ({reason}). Free some space, and start the study again."

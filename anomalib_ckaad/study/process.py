@@ -1,4 +1,4 @@
-"""The process of one job: how it is started, and what it leaves as a result."""
+"""The process of one job: start it, stop it, read its result."""
 
 import json
 import os
@@ -20,7 +20,7 @@ JOB: Final = "job.json"
 RESULT: Final = "result.json"
 LOG: Final = "log.txt"
 SHOWN_LINES: Final = 15
-"""Lines of the log that tell why a process ended which left no result."""
+"""Last lines of the log that are shown if a process left no result."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class JobProcess:
         return cls(job, process, folder, log, device)
 
     def stop(self) -> None:
-        """End the process and wait for that."""
+        """End the process, and wait until it has ended."""
         self.process.kill()
         self._close()
 
@@ -92,7 +92,7 @@ class JobProcess:
 
 
 def end_with_study() -> None:
-    """End this process as soon as the study that started it has ended, whichever way.
+    """End this process as soon as the study that started it has ended, for whatever reason.
 
     The study holds the other end of standard input and never writes, so reading it returns when the study is gone.
     """
@@ -108,7 +108,7 @@ def folder_of(job: Job, output: Path) -> Path:
 
 
 def describe(job: Job, folder: Path) -> dict[str, Any]:
-    """What the row of a job holds whatever the result."""
+    """The part of a job's row that does not depend on its result."""
     return {
         "method": job.method,
         "data": job.data,

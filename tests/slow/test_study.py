@@ -155,7 +155,7 @@ def interrupt(config: Path, output: Path, number: signal.Signals, *, ready: Call
     program = f"{heeded}; import sys; from anomalib_ckaad.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "study", "--config", str(config), "--output", str(output)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(number)
