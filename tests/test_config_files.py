@@ -9,8 +9,8 @@ from anomalib.data import AnomalibDataModule, MVTecAD
 
 from anomalib_ckaad import Ckaad, KnownAnomalies
 from anomalib_ckaad.cli.configs import config_names, config_path, config_summary
+from anomalib_ckaad.study.checks import recipes
 from anomalib_ckaad.study.jobs import read_study
-from anomalib_ckaad.study.run_job import parse as parse_job
 from tests import paper_data
 from tests.mvtec_folder import SUBSETS, write_mvtec_folder
 
@@ -167,7 +167,7 @@ def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(
     found = read_study(examples / f"{name}.yaml").jobs
     assert len(found) == jobs
     for job in {(job.method, job.data): job for job in found}.values():
-        parse_job(job)
+        recipes(job)
 
 
 def test_the_defaults_are_measured_on_the_studys_images() -> None:

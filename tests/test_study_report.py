@@ -1,22 +1,24 @@
 """What a study's results become: tables, ranks, pictures, a page."""
 
-import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_curve
 
 from anomalib_ckaad.cli import main as cli
 from anomalib_ckaad.errors import StudyError
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.gallery import make_cards
 from anomalib_ckaad.study.jobs import Job, Study
+from anomalib_ckaad.study.plots import GRID, roc_curves
 from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
 from anomalib_ckaad.study.sections import markdown_table
-from anomalib_ckaad.study.store import FILE_NAME, Store
+from anomalib_ckaad.study.store import Store
 from anomalib_ckaad.study.tables import Table, all_tables, difference_table, main_table, ranks_of, type_table
 
 PATHS = [f"{kind}/{number}.png" for kind in ("good", "crack", "hole") for number in range(10)]
@@ -72,6 +74,15 @@ def write_job(folder: Path, job: Job, scores: Any, auroc: float, known: int = 4)
     Store(folder).append("mine", {**about, "folder": f"jobs/{job.folder}", "status": "done", **row})
 
 
+def change_rows(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the results of all jobs that are done."""
+    store = Store(folder)
+    for row in store.read()[1]:
+        if row["status"] == "done":
+            change(row)
+            store.append("mine", row)
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study(tmp_path_factory.mktemp("study"))
@@ -107,7 +118,7 @@ def test_one_seed_tells_nothing_of_others(tmp_path: Path) -> None:
     table = difference_table(Results.read(write_study(tmp_path, seeds=1)), "tile")
     assert table is not None
     assert [row[""] for row in table.rows] == ["one seed"]
-    assert "as if these were independent" in table.note
+    assert "Images are taken as independent" in table.note
 
 
 def test_images_of_one_part_are_drawn_together(tmp_path: Path) -> None:
@@ -123,25 +134,30 @@ def test_images_of_one_part_are_drawn_together(tmp_path: Path) -> None:
         np.savez(path, **dict(np.load(path)), groups=np.array([f"part {index // 2}" for index in range(30)]))
         if number == 0:  # the others were run by an earlier version
             assert table().rows == alone
-            assert "as if these were independent" in table().note
-    assert "those of one part together (5 parts have normal ones, 10 anomalous ones)" in table().note
+            assert "Images are taken as independent" in table().note
+    assert "images of one part are drawn together (5 parts with normal, 10 with anomalous)" in table().note
     assert table().rows[0]["95 % interval"] != alone[0]["95 % interval"]
-    assert table().rows[0][""] == "too few to tell"
+    assert table().rows[0][""] == "too few images"
 
 
 def test_what_a_gpu_held_and_what_bins_cost_is_said(tmp_path: Path) -> None:
-    store = write_study(tmp_path) / FILE_NAME
-    assert "peak MiB of the GPU" not in main_table(Results.read(tmp_path), "tile").rows[0]
-    errors = '"errors": {"mF1": 0.004, "mAcc": 0.0, "mIoU": 0.0, "mIoU_max": 0.0}, "gpu_memory_MiB": 300.0, "seen"'
-    store.write_text(store.read_text().replace('"seen"', errors).replace('"pixel_AUPRO"', '"mF1": 0.5, "pixel_AUPRO"'))
+    write_study(tmp_path)
+    assert "peak MiB of GPU" not in main_table(Results.read(tmp_path), "tile").rows[0]
+
+    def change(row: dict[str, Any]) -> None:
+        row |= {"errors": {"mF1": 0.004, "mAcc": 0.0, "mIoU": 0.0, "mIoU_max": 0.0}, "gpu_memory_MiB": 300.0}
+        for metrics in row["scores"].values():
+            metrics["mF1"] = 0.5
+
+    change_rows(tmp_path, change)
     table = main_table(Results.read(tmp_path), "tile")
-    assert table.rows[0]["peak MiB of the GPU"] == "300 ± 0"
-    assert "values may be off: mF1 by 0.4 points at most" in table.note
+    assert table.rows[0]["peak MiB of GPU"] == "300 ± 0"
+    assert "largest possible error in points: mF1 0.4." in table.note
 
 
 def test_nothing_is_unseen_where_known_types_have_no_name(tmp_path: Path) -> None:
-    store = write_study(tmp_path) / FILE_NAME
-    store.write_text(store.read_text().replace('"seen": ["crack"]', '"seen": ["untyped"]'))
+    write_study(tmp_path)
+    change_rows(tmp_path, lambda row: row.update(seen=["untyped"]))
     results = Results.read(tmp_path)
     assert results.values("tile", "fine", "image_AUROC", UNSEEN) == []
     assert results.values("tile", "fine", "image_AUROC", "hole") == pytest.approx([0.9, 0.92])
@@ -181,7 +197,7 @@ def test_methods_tested_on_other_images_are_not_compared(study: Path, tmp_path: 
     stored = dict(np.load(path))
     stored["paths"][0] = "another.png"
     np.savez(path, **stored)
-    with pytest.raises(StudyError, match=r"^Expected poor and fine to be tested on the same images of tile"):
+    with pytest.raises(StudyError, match=r"^poor and fine .*different images of tile with seed 0"):
         difference_table(Results.read(tmp_path), "tile")
 
 
@@ -210,11 +226,29 @@ def test_both_reports_are_written(study: Path, tmp_path: Path, capsys: pytest.Ca
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
 
 
+def test_roc_curves_are_those_of_other_implementations(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for path in (tmp_path / "jobs").glob("*/scores.npz"):  # raw scores of any size, with ties
+        stored = dict(np.load(path))
+        np.savez(path, **{**stored, "scores": 1000 * stored["scores"].round(1) - 500})
+    results = Results.read(tmp_path)
+    figure = roc_curves(results, "tile")
+    assert figure is not None
+    for method, line in zip(results.methods, figure.axes[0].lines, strict=True):
+        expected = []
+        for row in results.rows("tile", method):
+            rate, found, _ = roc_curve(LABELS, results.scores(row)["scores"], drop_intermediate=False)
+            expected.append(np.interp(GRID, rate, found))
+        # At tenths, the rates of ten normal images, the curve is vertical.
+        between = np.abs(10 * GRID - (10 * GRID).round()) > 1e-3
+        np.testing.assert_allclose(np.asarray(line.get_ydata())[between], np.mean(expected, axis=0)[between], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "Expected the results of a study in 'nowhere', got none. Do run"),
-        (["STUDY", "--metric", "beauty"], "Expected a metric among image_AUROC, pixel_AUPRO, got 'beauty'. Do give"),
+        (["nowhere"], "'nowhere' has no results of a study. Run `anomalib-ckaad study`"),
+        (["STUDY", "--metric", "beauty"], "--metric must be one of image_AUROC, pixel_AUPRO, not 'beauty'."),
     ],
 )
 def test_bad_requests(arguments: list[str], message: str, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,10 +257,9 @@ def test_bad_requests(arguments: list[str], message: str, study: Path, capsys: p
 
 
 def test_a_study_of_failures_alone(tmp_path: Path) -> None:
-    lines = [{"study": "mine", "format": 1}, {"method": "a", "data": "b", "seed": 0, "status": "failed", "error": "x"}]
-    lines[1]["fingerprint"] = "y"
-    (tmp_path / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(StudyError, match=r"got 1 that failed\. Do run"):
+    row = {"method": "a", "data": "b", "seed": 0, "fingerprint": "y", "status": "failed", "error": "x"}
+    Store(tmp_path).append("mine", row)
+    with pytest.raises(StudyError, match=r"1 failed jobs and no results"):
         Results.read(tmp_path)
 
 
@@ -245,7 +278,7 @@ def test_results_of_methods_that_the_config_no_longer_has_are_left_out(
     Store(tmp_path).plan(Study("mine", tuple(Job("fine", "tile", seed, {}) for seed in (0, 1))))
     results = Results.read(tmp_path)
     assert (results.methods, results.data_sets) == (["fine"], ["tile"])
-    assert "Left out what the study's config no longer has: broken on tile, fine on <script>" in caplog.text
+    assert "config no longer has: broken on tile, fine on <script>" in caplog.text
 
 
 def test_a_damaged_file_of_scores_is_named_and_costs_its_plots_only(
@@ -256,7 +289,7 @@ def test_a_damaged_file_of_scores_is_named_and_costs_its_plots_only(
     path.write_bytes(path.read_bytes()[:100])
     results = Results.read(tmp_path)
     assert len(results.pairs("tile", "fine", "poor")) == 1
-    assert f"Expected scores of test images in {path}, got " in caplog.text
+    assert f"Cannot read the scores in {path} (" in caplog.text
 
 
 def test_what_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +297,7 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.C
     (tmp_path / "file").write_text("")
     assert cli.main(["report", str(tmp_path / "study"), "--output", str(tmp_path / "file")]) == 2
     (message,) = capsys.readouterr().err.strip().splitlines()
-    assert message.startswith("Expected to read and write files, got ")
+    assert message.startswith(f"Cannot write {tmp_path / 'file' / 'plot_1.png'}: ")
 
 
 def test_a_full_disk_is_named_with_the_file(
@@ -276,5 +309,5 @@ def test_a_full_disk_is_named_with_the_file(
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     assert cli.main(["report", str(study), "--output", str(tmp_path / "out")]) == 2
-    assert re.match(r"Expected to write .*plot_1\.png, got No space left on device\. Do make", capsys.readouterr().err)
+    assert re.match(r"Cannot write .*plot_1\.png: No space left on device\. ", capsys.readouterr().err)
     assert not list((tmp_path / "out").iterdir())

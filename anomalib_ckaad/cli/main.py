@@ -12,6 +12,7 @@ from typing import NoReturn
 from anomalib_ckaad import __version__
 from anomalib_ckaad.cli.configs import config_names, config_path, config_summary
 from anomalib_ckaad.cli.values import counts, intensities, pair, tolerance
+from anomalib_ckaad.errors import CkaadError
 
 PROGRAM = "anomalib-ckaad"
 BAD_INPUT = 2  # the exit status argparse uses
@@ -296,6 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:
         return run(parsed)
+    except CkaadError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
     except (ValueError, OSError, ModuleNotFoundError) as error:
         said = str((error.strerror if isinstance(error, OSError) else None) or error)
         if not said.startswith("Expected "):

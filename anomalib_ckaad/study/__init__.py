@@ -1,1 +1,1 @@
-"""Comparisons and what is written of them."""
+"""Comparisons of methods: run them, store the results, report them."""

@@ -1,4 +1,4 @@
-"""The obvious uses of known anomalies, for comparisons: DevNet and Deep SAD on the same frozen features."""
+"""Baselines that learn from known anomalies, on the same frozen features: DevNet and Deep SAD."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -10,17 +10,18 @@ from anomalib.models.components import AnomalibModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalib_ckaad.errors import ConfigurationError, DataError
 from anomalib_ckaad.host.pre_processor import make_pre_processor
 from anomalib_ckaad.network.backbone import FrozenBackbone, describe
 from anomalib_ckaad.weights.loading import check_weights, load_backbone_weights, normalization
 
 ObjectiveName = Literal["devnet", "deep_sad"]
 MARGIN = 5.0
-"""a of DevNet's deviation loss: known anomalies shall be five standard deviations above the reference."""
+"""a of DevNet's deviation loss: standard deviations by which known anomalies should exceed the reference."""
 REFERENCES = 5000
-"""Number of normal random numbers that DevNet's reference score and its deviation come from."""
+"""Number of normally distributed numbers from which DevNet computes its reference score and deviation."""
 TOP_SHARE = 0.1
-"""Share of the positions whose mean is the image score: DevNet's multiple-instance learning."""
+"""Share of the map whose largest values are averaged to the image score (DevNet's multiple-instance learning)."""
 
 
 def deviation_loss(scores: Tensor, is_anomalous: Tensor, references: Tensor, margin: float = MARGIN) -> Tensor:
@@ -28,8 +29,9 @@ def deviation_loss(scores: Tensor, is_anomalous: Tensor, references: Tensor, mar
 
     Args:
         scores: Image scores (N,).
-        is_anomalous: Which are known anomalies (N,).
-        references: Scores drawn from a standard normal distribution, which say what is normal and how far it spreads.
+        is_anomalous: Which images are known anomalies (N,).
+        references: Scores drawn from a standard normal distribution; their mean and standard deviation are those of
+            normal images.
         margin: a.
 
     Returns:
@@ -45,16 +47,16 @@ def deviation_loss(scores: Tensor, is_anomalous: Tensor, references: Tensor, mar
 
 
 def deep_sad_loss(distances: Tensor, is_anomalous: Tensor, weight: float = 1.0, epsilon: float = 1e-6) -> Tensor:
-    """Deep SAD (arXiv 1906.02694), equation (7): distances to the center, those of known anomalies to the power of -1.
+    """Deep SAD (arXiv 1906.02694), equation (7): distances to the center, inverted for known anomalies.
 
     Args:
         distances: Squared distances (N,), at least 0.
-        is_anomalous: Which are known anomalies (N,).
-        weight: eta, of the labeled images; default 1, as in the paper's experiments.
+        is_anomalous: Which images are known anomalies (N,).
+        weight: eta, the weight of the labeled images; default 1, as in the paper's experiments.
         epsilon: Added before the division.
 
     Returns:
-        Mean over the images; the decay of the weights is the optimizer's.
+        Mean over the images; the optimizer adds the weight decay.
 
     Example:
         >>> deep_sad_loss(torch.tensor([1.0, 2.0]), torch.tensor([False, True]))
@@ -65,9 +67,11 @@ def deep_sad_loss(distances: Tensor, is_anomalous: Tensor, weight: float = 1.0, 
 
 
 def away_from_zero(center: Tensor, least: float = 0.1) -> Tensor:
-    """Deep SAD's center with no component nearer to 0 than ``least``: weights of 0 would reach it.
+    """Move the components of Deep SAD's center at least ``least`` away from 0, as its authors' code does.
 
-    As its authors' code does. Example:
+    Otherwise, weights of 0 would reach the center.
+
+    Example:
         >>> away_from_zero(torch.tensor([0.0, -0.01, 0.5]))
         tensor([ 0.1000, -0.1000,  0.5000])
     """
@@ -76,19 +80,18 @@ def away_from_zero(center: Tensor, least: float = 0.1) -> Tensor:
 
 
 class HeadModel(nn.Module):
-    """A small head on a frozen backbone's features; its map is an anomaly map.
+    """A small head on the features of a frozen backbone that gives an anomaly map.
 
-    Features of all stages, each with a mean square of 1 over its channels, are brought to the largest one's size and
-    joined.
-    DevNet's head scores every position by a 1x1 convolution; Deep SAD's takes them by two bias-free 1x1 convolutions to
-    a space in which the squared distance to a fixed center is the anomaly map. The image score is the mean of the
-    largest tenth of the map.
+    The features of all stages are normalized to a mean square of 1 over their channels, resized to the largest stage
+    and concatenated. DevNet's head scores every position with a 1x1 convolution. Deep SAD's head maps the features with
+    two 1x1 convolutions without bias to a space in which the squared distance to a fixed center is the anomaly map. The
+    image score is the mean of the largest tenth of the map.
 
     Args:
         objective: ``devnet`` or ``deep_sad``.
-        backbone: As Ckaad's.
-        layers: As Ckaad's.
-        width: Channels of Deep SAD's space.
+        backbone: See ``Ckaad``.
+        layers: See ``Ckaad``.
+        width: Number of channels of Deep SAD's space.
     """
 
     def __init__(self, objective: ObjectiveName, backbone: str, layers: Sequence[str | int], width: int) -> None:
@@ -107,7 +110,7 @@ class HeadModel(nn.Module):
         self.register_buffer("center", torch.zeros(width))
 
     def embed(self, images: Tensor) -> Tensor:
-        """What the head gives for normalized images (N, 3, H, W): (N, 1 or width, H', W')."""
+        """Output of the head for normalized images (N, 3, H, W): (N, 1 or width, H', W')."""
         features = [f.shape[1] ** 0.5 * functional.normalize(f.float(), dim=1) for f in self.backbone(images)]
         size = features[0].shape[-2:]
         joined = torch.cat([functional.interpolate(f, size, mode="bilinear") for f in features], dim=1)
@@ -121,7 +124,7 @@ class HeadModel(nn.Module):
         return maps, flat.topk(max(1, int(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
 
     def forward(self, images: Tensor) -> InferenceBatch:
-        """Map (N, 1, H, W) in the images' size and score (N,), in full precision as Ckaad's are."""
+        """Map (N, 1, H, W) of the images' size and score (N,), in full precision as those of ``Ckaad``."""
         with torch.autocast(images.device.type, enabled=False):
             maps, scores = self.score(images)
         large = functional.interpolate(maps.unsqueeze(1), images.shape[-2:], mode="bilinear")
@@ -131,23 +134,24 @@ class HeadModel(nn.Module):
 class FeatureHead(AnomalibModule):
     """A study's method: ``HeadModel``, trained with normal images and known anomalies by DevNet's or Deep SAD's loss.
 
-    Deep SAD's center is the mean over the normal images of an epoch before training. Departures from the papers: the
-    backbone is frozen, as all methods of a study have it, images have one scale, and DevNet ranks scores and not their
-    absolute values.
+    Deep SAD's center is the mean output for the normal training images before training. Differences from the papers:
+    the backbone is frozen, as for all methods of a study; images have one scale; and DevNet ranks scores instead of
+    their absolute values.
 
     Args:
         objective: ``devnet`` or ``deep_sad``.
-        backbone: As Ckaad's.
-        layers: As Ckaad's.
-        weights: As Ckaad's.
-        pre_trained: As Ckaad's.
+        backbone: See ``Ckaad``.
+        layers: See ``Ckaad``.
+        weights: See ``Ckaad``.
+        pre_trained: See ``Ckaad``.
         image_size: Height and width in pixels.
-        learning_rate: Of Adam.
-        width: Channels of Deep SAD's space.
-        visualizer: As anomalib's.
+        learning_rate: Learning rate of Adam.
+        width: Number of channels of Deep SAD's space.
+        visualizer: See anomalib's models.
 
     Raises:
-        ValueError: If the objective is unknown, or the weights cannot be had.
+        ConfigurationError: If the objective is unknown.
+        WeightsError: If the weights are missing or unreadable.
     """
 
     learns_from_known_anomalies = True
@@ -165,8 +169,8 @@ class FeatureHead(AnomalibModule):
         visualizer: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
         if objective not in get_args(ObjectiveName):
-            msg = f"Expected objective to be {' or '.join(get_args(ObjectiveName))}, got {objective!r}. Do correct it."
-            raise ValueError(msg)
+            msg = f"`objective` must be {' or '.join(get_args(ObjectiveName))}, not {objective!r}."
+            raise ConfigurationError(msg)
         layers = tuple(layers)
         if pre_trained:
             check_weights(backbone, weights)
@@ -184,7 +188,7 @@ class FeatureHead(AnomalibModule):
         self.register_buffer("references", torch.randn(REFERENCES))
 
     def on_train_start(self) -> None:
-        """Find Deep SAD's center, before any weight has changed."""
+        """Compute Deep SAD's center before any weight has changed."""
         super().on_train_start()
         loader: Any = self.trainer.train_dataloader
         if self.objective != "deep_sad" or self.model.center.any():
@@ -201,13 +205,13 @@ class FeatureHead(AnomalibModule):
         """Loss of the batch's normal images and known anomalies.
 
         Raises:
-            ValueError: If DevNet gets no known anomaly: all scores alike would be its best answer.
+            DataError: If DevNet gets a batch without a known anomaly: equal scores would minimize its loss.
         """
         del batch_idx
         labels = batch.gt_label.bool()
         if self.objective == "devnet" and not labels.any():
-            msg = "Expected known anomalies for DevNet, got a batch without. Do wrap the data with KnownAnomalies."
-            raise ValueError(msg)
+            msg = "DevNet got a training batch without known anomalies. Wrap the data set in KnownAnomalies."
+            raise DataError(msg)
         _, scores = self.model.score(batch.image)
         is_devnet = self.objective == "devnet"
         loss = deviation_loss(scores, labels, self.references) if is_devnet else deep_sad_loss(scores, labels)
@@ -225,10 +229,10 @@ class FeatureHead(AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """No number of epochs of its own."""
+        """No sanity check before training; the number of epochs is left to the trainer."""
         return {"num_sanity_val_steps": 0}
 
     @property
     def learning_type(self) -> LearningType:
-        """One class: the only type that anomalib trains."""
+        """One-class, the only type that anomalib trains."""
         return LearningType.ONE_CLASS

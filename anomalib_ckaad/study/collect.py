@@ -1,4 +1,4 @@
-"""Everything a report needs of a test, gathered batch by batch, for any model of anomalib."""
+"""Collect what a report needs from a test, batch by batch, for any model of anomalib."""
 
 import math
 import time
@@ -11,6 +11,7 @@ from anomalib.data import ImageBatch
 from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics.functional.classification import binary_accuracy, binary_f1_score
 
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.metrics.pixel_counts import PixelCounts
@@ -18,16 +19,16 @@ from anomalib_ckaad.metrics.streaming import PixelMetric
 from anomalib_ckaad.metrics.summary import MEAN_OF, mean_of_seven, ranking_scores
 
 THUMBNAIL = 64
-"""Height and width in pixels of the maps that are kept for galleries."""
+"""Height and width in pixels of the maps that are kept for the gallery."""
 
 
 class Collector(Callback):
-    """Keeps scores, small maps and pixel counts by type of defect; memory grows by 20 KiB an image.
+    """Keeps scores, small maps and pixel counts by type of defect; memory grows by 20 KiB per image.
 
-    As a callback of the trainer it comes before the model's own: what it sees is not yet normalized.
+    Callbacks of the trainer come before those of the model, so scores are not normalized yet.
 
     Args:
-        types: Type of the defect of each test image by path.
+        types: Type of defect of each test image, by path.
     """
 
     def __init__(self, types: Mapping[str, str]) -> None:
@@ -49,7 +50,7 @@ class Collector(Callback):
         pl_module: pl.LightningModule,
         *args: Any,  # noqa: ANN401
     ) -> None:
-        """Look at the clock."""
+        """Start the clock."""
         del trainer, pl_module, args
         self._begin = time.perf_counter()
 
@@ -61,7 +62,7 @@ class Collector(Callback):
         batch: Any,  # noqa: ANN401
         *args: Any,  # noqa: ANN401
     ) -> None:
-        """Keep what a batch says."""
+        """Keep scores, labels and maps of a batch."""
         del trainer, pl_module, batch, args
         predicted: ImageBatch = outputs
         scores = torch.as_tensor(predicted.pred_score).detach().float().cpu().flatten()
@@ -95,7 +96,7 @@ class Collector(Callback):
             self._normal.update(maps[~labels], masks[~labels])
 
     def curves(self) -> dict[str, PixelCounts]:
-        """Pixels by type against those of all normal images, and of all types; empty without masks."""
+        """Counts of pixels of each type and of all types, with those of all normal images; empty without masks."""
         if not self._has_masks or not self._pixels:
             return {}
         return {
@@ -104,13 +105,13 @@ class Collector(Callback):
         }
 
     def rows(self, threshold: float) -> dict[str, dict[str, float]]:
-        """Metrics by type of defect, each against all normal images, and of all types together.
+        """Metrics of each type of defect against all normal images, and of all types together.
 
         Args:
-            threshold: Of raw image scores, from validation images; NaN for none.
+            threshold: Threshold of raw image scores, from validation images; NaN if there is none.
 
         Raises:
-            ValueError: If all test images are of one kind, or a score is not finite.
+            DataError: If all test images are normal or all anomalous, or a score is not finite.
         """
         scores, labels = torch.tensor(self.scores), torch.tensor(self.labels)
         types = [self.types.get(path, ALL_TYPES) for path in self.paths]
@@ -156,8 +157,8 @@ def _pixel_row(counts: PixelCounts) -> dict[str, float]:
 
 
 def _at_threshold(called: Tensor, labels: Tensor) -> dict[str, float]:
-    hit, wrong, missed = (int(part.sum()) for part in (called & labels, called & ~labels, ~called & labels))
+    predicted, target = called.int(), labels.int()
     return {
-        "image_F1Score": 2 * hit / max(2 * hit + wrong + missed, 1),
-        "image_Accuracy": float((called == labels).double().mean()),
+        "image_F1Score": float(binary_f1_score(predicted, target)),
+        "image_Accuracy": float(binary_accuracy(predicted, target)),
     }

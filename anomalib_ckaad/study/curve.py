@@ -1,4 +1,4 @@
-"""How much do n known anomalies help: trainings with more and more of them, tested on the same images."""
+"""How much do known anomalies help? Trainings with more and more of them, tested on the same images."""
 
 import copy
 import csv
@@ -10,54 +10,53 @@ from typing import Any
 
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
-from jsonargparse import ArgumentParser
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from anomalib_ckaad.data.reading.anomaly_types import types_of
 from anomalib_ckaad.errors import StudyError
+from anomalib_ckaad.files import write_whole, written_whole
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
+from anomalib_ckaad.study.classes import Recipe
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
 COLUMNS = ("count", "seed", "type", "images", "image_AUROC", "pixel_AUPRO")
 KNOWN = "KnownAnomalies"
 
 
-class CurveError(StudyError):
-    """A curve cannot be drawn from what was given."""
-
-
 def run_curve(config: Path, counts: Sequence[int], seeds: int, output: Path, report: Path | None = None) -> str:
     """Train with every count and seed, and write ``curve.csv`` and ``curve.png``.
 
-    Each seed draws its own known anomalies, as many as the largest count; all counts of a seed are tested without
-    them. Rows are written as they come: a call that was cut off goes on where it stopped.
+    Each seed draws as many known anomalies as the largest count, and no count of this seed is tested on them. Rows are
+    written as they come, so a call that was interrupted continues where it stopped.
 
     Args:
-        config: A config for ``anomalib train`` whose data are ``KnownAnomalies``; its ``count`` and seeds are replaced.
+        config: A config for ``anomalib train`` with ``KnownAnomalies`` as data; its ``count`` and seeds are replaced.
         counts: Numbers of known anomalies.
-        seeds: Number of seeds, from 0 on.
+        seeds: Number of seeds, counted from 0.
         output: Folder of the results.
-        report: Markdown file whose section named like the config gets sentence and table.
+        report: Markdown file that gets the sentence and the table, in a section with the name of the config.
 
     Returns:
-        One sentence that says what was found.
+        One sentence with the result.
 
     Raises:
-        CurveError: If the config's data are not ``KnownAnomalies``, or counts or seeds make no curve.
+        StudyError: If the config's data set is not ``KnownAnomalies``, counts or seeds are wrong, or the folder has a
+            curve of another config or largest count.
     """
     settings: Any = OmegaConf.to_container(OmegaConf.load(config))
     name = str(settings.get("data", {}).get("class_path", "nothing"))
     if name.rpartition(".")[2] != KNOWN:
-        msg = f"Expected data of class {KNOWN} in {config}, got {name}. Do wrap the data with {KNOWN}."
-        raise CurveError(msg)
-    if not counts or min(counts) < 0 or len(set(counts)) != len(counts) or seeds < 1:
-        msg = (
-            f"Expected different counts of at least 0 and a seed or more, got {list(counts)} and {seeds}. Do mend them."
-        )
-        raise CurveError(msg)
+        msg = f"The data set in {config} must be {KNOWN}, not {name}. Wrap it in {KNOWN}."
+        raise StudyError(msg)
+    if not counts or min(counts) < 0 or len(set(counts)) != len(counts):
+        msg = f"--counts must be different numbers of at least 0, not {list(counts)}."
+        raise StudyError(msg)
+    if seeds < 1:
+        msg = f"--seeds must be at least 1, not {seeds}."
+        raise StudyError(msg)
     output.mkdir(parents=True, exist_ok=True)
     table = output / "curve.csv"
     check_record(output / "curve.json", settings, max(counts))
@@ -79,41 +78,37 @@ def run_curve(config: Path, counts: Sequence[int], seeds: int, output: Path, rep
 
 
 def check_record(record: Path, settings: Mapping[str, Any], reserve: int) -> None:
-    """Write down what a curve is made with, or refuse to go on with one that was made with something else.
+    """Record config and largest count of a curve, or refuse to continue one that has others.
 
     Raises:
-        CurveError: If config or largest count were others: rows of both in one table would not be comparable.
+        StudyError: If config or largest count differ, since rows of both could not be compared.
     """
     wanted = json.dumps({"reserve": reserve, "config": settings}, sort_keys=True, default=str)
     if not record.exists():
-        temporary = record.with_suffix(".tmp")
-        temporary.write_text(wanted, encoding="utf-8")
-        temporary.replace(record)
+        write_whole(record, wanted)
     elif record.read_text(encoding="utf-8") != wanted:
         msg = (
-            f"Expected the config and the largest count that the curve in {record.parent} was begun with, got others, "
-            "which other test images come with. Do give another --output, or delete that folder."
+            f"The curve in {record.parent} was begun with another config or another largest count, so its test images "
+            "differ. Pass another --output, or delete this folder."
         )
-        raise CurveError(msg)
+        raise StudyError(msg)
 
 
 def train_once(settings: Mapping[str, Any], count: int, reserve: int, seed: int, output: Path) -> list[dict[str, Any]]:
-    """Train and test with ``count`` known anomalies; a row for each type of defect and one for all."""
+    """Train and test with ``count`` known anomalies; returns a row for each type of defect and one for all."""
     settings = copy.deepcopy(dict(settings))
     settings["data"].setdefault("init_args", {}).update(
         count=count, reserve=reserve, seed=seed, ratio=None, use="train"
     )
     settings["model"].setdefault("init_args", {}).update(seed=seed, visualizer=False)
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(Ckaad, "model")
-    parser.add_subclass_arguments(AnomalibDataModule, "data")
-    made = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
-    # In a folder of its own: the results of `anomalib train` keep their `latest`.
+    data: AnomalibDataModule = Recipe(AnomalibDataModule, settings["data"], "data").make()
+    model: Ckaad = Recipe(Ckaad, settings["model"], "model").make()
+    # The results of `anomalib train` keep their `latest`.
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     engine = Engine(**{**quiet, **settings.get("trainer", {}), "default_root_dir": output})
-    engine.fit(made.model, datamodule=made.data)
-    batches: Any = engine.predict(made.model, datamodule=made.data)
-    samples = made.data.test_data.samples
+    engine.fit(model, datamodule=data)
+    batches: Any = engine.predict(model, datamodule=data)
+    samples = data.test_data.samples
     scored = Scored.collect(batches).with_types(dict(zip(samples.image_path, types_of(samples), strict=True)))
     return [
         {"type": name, **{key: row[key] for key in COLUMNS[3:] if key in row}}
@@ -122,7 +117,7 @@ def train_once(settings: Mapping[str, Any], count: int, reserve: int, seed: int,
 
 
 def read_rows(table: Path) -> list[dict[str, Any]]:
-    """Rows of an earlier call, numbers as numbers."""
+    """Read the rows of an earlier call; numbers become numbers."""
     if not table.exists():
         return []
     with table.open(newline="", encoding="utf-8") as file:
@@ -137,17 +132,15 @@ def read_rows(table: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(table: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write all rows under a temporary name, then rename."""
-    temporary = table.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    """Write all rows."""
+    with written_whole(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(table)
 
 
 def points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float, float]]:
-    """Count, mean and standard deviation over seeds of the image AUROC of a type, in percent.
+    """Compute count, mean and standard deviation over seeds of the image AUROC of a type, in percent.
 
     Example:
         >>> points([{"count": 1, "type": "all", "image_AUROC": value} for value in (0.8, 0.9)], "all")
@@ -162,7 +155,7 @@ def points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, floa
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Mean and standard deviation of the image AUROC, a line for each type and a column for each count, as Markdown.
+    """Return a Markdown table of the image AUROC, with a line for each type and a column for each count.
 
     Example:
         >>> print(table_of([{"count": 0, "type": "all", "image_AUROC": value} for value in (0.8, 0.9)]))
@@ -180,7 +173,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Draw the mean image AUROC over the count, with its spread, for each type and for all."""
+    """Draw the mean image AUROC by count for each type and for all, with its standard deviation."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -198,13 +191,12 @@ def draw(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
     axes.set_xticks(sorted({row["count"] for row in rows}), [str(c) for c in sorted({row["count"] for row in rows})])
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = picture.with_name(f"{picture.stem}.tmp{picture.suffix}")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(picture)
+    with written_whole(picture) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def sentence(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say in one sentence what the smallest and the largest count reach.
+    """Compare the smallest and the largest count in one sentence.
 
     Example:
         >>> sentence([{"count": c, "seed": 0, "type": "all", "image_AUROC": v} for c, v in ((0, 0.8), (8, 0.9))])

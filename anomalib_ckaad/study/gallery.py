@@ -15,21 +15,21 @@ from anomalib_ckaad.study.results import Results
 SIDE = 128
 """Height and width in pixels of the pictures."""
 SHOWN = 8
-"""Worst misses and worst false alarms of each method that are shown."""
+"""How many of the worst misses and of the worst false alarms of each method are shown."""
 
 
 class Card(NamedTuple):
-    """An image with what each method makes of it.
+    """An image with the maps and mistakes of each method.
 
     Attributes:
         data: Name of the data set.
-        name: File name, with its folder.
+        name: File name with its folder.
         kind: ``miss`` for an anomalous image, ``false alarm`` for a normal one.
         image: Data URL.
-        mask: Data URL; empty where there is none.
-        maps: Data URL by method; on a scale of its own for each method, the same for all of its images.
-        badness: By method, the share of test images of the other kind that are on the wrong side of this one, in
-            [0, 1].
+        mask: Data URL; empty if there is no mask.
+        maps: Data URL by method; all maps of a method have the same color scale.
+        badness: By method, the share of test images of the other kind that are ranked on the wrong side of this image,
+            in [0, 1].
     """
 
     data: str
@@ -42,7 +42,7 @@ class Card(NamedTuple):
 
 
 def badness_of(scores: Sequence[float], labels: Sequence[bool]) -> np.ndarray[Any, Any]:
-    """How wrong each image's rank is: the share of the images of the other kind that it is ranked wrongly against.
+    """Compute for each image the share of the images of the other kind that are ranked on the wrong side of it.
 
     >>> badness_of([0.1, 0.4, 0.3, 0.9], [False, False, True, True]).tolist()
     [0.0, 0.5, 0.5, 0.0]
@@ -55,13 +55,13 @@ def badness_of(scores: Sequence[float], labels: Sequence[bool]) -> np.ndarray[An
 
 
 def make_cards(results: Results, data: str) -> list[Card]:
-    """Cards of the first seed's worst misses and false alarms of every method, each image once."""
+    """Make cards of the worst misses and false alarms of every method with the first seed, each image once."""
     found = {method: results.scores(rows[0]) for method in results.methods if (rows := results.rows(data, method))}
     found = {method: scores for method, scores in found.items() if scores}
     if not found:
         return []
     first = next(iter(found.values()))
-    # Only methods that saw the same images in the same order can share a card.
+    # Only methods that were tested on the same images in the same order can share a card.
     found = {name: one for name, one in found.items() if np.array_equal(one["paths"], first["paths"])}
     labels = first["labels"].astype(bool)
     badness = {name: badness_of(one["scores"], labels) for name, one in found.items()}
@@ -100,10 +100,10 @@ def _map(values: np.ndarray[Any, Any], scale: tuple[float, float]) -> str:
 
 
 def _picture(path: str) -> str:
-    """A small copy; empty if the file is gone or no picture."""
+    """A small copy; empty if the file is missing or not an image."""
     try:
         with Image.open(path) as image:
-            if image.mode[0] in "IF":  # 16 bits or more, which Pillow would cut off
+            if image.mode[0] in "IF":  # 16 bits or more, which Pillow would clip
                 values = np.asarray(image, dtype=np.float64)
                 low, high = values.min(), values.max()
                 shown: Image.Image = Image.fromarray((255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8))

@@ -5,9 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy import stats
+from torchmetrics.functional.classification import binary_roc
 
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
 from anomalib_ckaad.study.results import Results
@@ -15,18 +18,18 @@ from anomalib_ckaad.study.statistics import Ranks
 
 GRID = np.linspace(0, 1, 201)
 LIMIT = 0.3
-"""False-positive rate up to which PRO curves are drawn, as AUPRO integrates them."""
+"""False-positive rate up to which PRO curves are drawn, the limit of AUPRO."""
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches that needs no display."""
+    """Make an empty figure that needs no display; width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def critical_comparison(ranks: Ranks) -> Figure:
-    """Mean ranks on a line; a bar joins methods that are not told apart (Demšar, JMLR 2006)."""
+    """Draw a critical difference diagram: a bar joins methods without a significant difference (Demšar, JMLR 2006)."""
     names = list(ranks.mean)
     groups = _groups([ranks.mean[name] for name in names], ranks.critical_difference)
     height = 1.1 + 0.28 * len(names) + 0.12 * len(groups)
@@ -63,7 +66,7 @@ def critical_comparison(ranks: Ranks) -> Figure:
 
 
 def _groups(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
-    """First and last index of the largest groups whose ranks are less than ``critical`` apart.
+    """First and last index of the largest groups of methods whose ranks differ by less than ``critical``.
 
     >>> _groups([1.0, 1.5, 2.4, 4.0], 1.0)
     [(0, 1), (1, 2)]
@@ -77,7 +80,7 @@ def _groups(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
 
 
 def histograms(results: Results, data: str) -> Figure | None:
-    """Scores of normal and anomalous test images of each method's first seed, with the validation threshold."""
+    """Histograms of scores of normal and anomalous test images with the first seed, with the threshold."""
     shown = [(method, scores) for method in results.methods if (scores := _first(results, data, method))]
     if not shown:
         return None
@@ -87,7 +90,7 @@ def histograms(results: Results, data: str) -> Figure | None:
     for index, (method, found) in enumerate(shown):
         axes = figure.add_subplot(lines, columns, index + 1)
         scores, labels = found["scores"], found["labels"].astype(bool)
-        # A single outlier must not squeeze all others into one bar.
+        # A single outlier must not force all others into one bar.
         low, high = np.quantile(scores, [0.0, 0.99])
         high = max(high, float(np.median(scores[labels])), low + 1e-12)
         threshold = float(found["threshold"])
@@ -115,23 +118,20 @@ def _first(results: Results, data: str, method: str) -> Mapping[str, Any]:
 
 
 def roc_curves(results: Results, data: str) -> Figure | None:
-    """Mean ROC curve over seeds of each method, of images."""
+    """ROC curve of images of each method, mean over seeds."""
 
     def curve(scores: Mapping[str, Any]) -> tuple[Any, Any]:
-        labels = scores["labels"].astype(bool)
-        # At every threshold, falling: the share of either kind that is at or above it.
-        thresholds = -np.unique(-scores["scores"])
-        rate, found = (
-            1 - np.searchsorted(np.sort(scores["scores"][kind]), thresholds, side="left") / kind.sum()
-            for kind in (~labels, labels)
-        )
-        return np.concatenate([[0], rate]), np.concatenate([[0], found])
+        # torchmetrics takes scores outside [0, 1] for logits; ranks lie in it, and have the same curve.
+        ranks = stats.rankdata(scores["scores"]) / len(scores["scores"])
+        labels = torch.from_numpy(scores["labels"].astype(int))
+        rate, found, _ = binary_roc(torch.from_numpy(ranks), labels)
+        return rate.numpy(), found.numpy()
 
-    return _curves(results, data, curve, "share of normal images called anomalous", "share of anomalous images found")
+    return _curves(results, data, curve, "false-positive rate of images", "true-positive rate of images")
 
 
 def pro_curves(results: Results, data: str) -> Figure | None:
-    """Mean PRO curve over seeds of each method, up to a false-positive rate of 0.3; None without masks."""
+    """PRO curve of each method up to a false-positive rate of 0.3, mean over seeds; None without masks."""
 
     def curve(scores: Mapping[str, Any]) -> tuple[Any, Any] | None:
         if f"pro_rate/{ALL_TYPES}" not in scores:
@@ -173,14 +173,16 @@ def _curves(
 
 
 def all_plots(results: Results, ranks: Ranks | None) -> list[tuple[str, Figure]]:
-    """The plots of a report with their captions."""
+    """Draw the plots of a report; returns them with their captions."""
     found: list[tuple[str, Figure | None]] = []
     if ranks is not None and any(one != other for one, other in pairwise(ranks.mean.values())):
-        found.append(("Mean ranks; a red bar joins methods that are not told apart.", critical_comparison(ranks)))
+        found.append(
+            ("Mean ranks. A red bar joins methods without a significant difference.", critical_comparison(ranks))
+        )
     for data in results.data_sets:
         found += [
             (
-                f"{data}: scores of test images, first seed. What lies beyond is in the last bar.",
+                f"{data}: scores of test images, first seed. The last bar has all higher scores.",
                 histograms(results, data),
             ),
             (f"{data}: ROC curves of images, mean over seeds.", roc_curves(results, data)),

@@ -1,16 +1,18 @@
-"""A study as Markdown with pictures, and as one page that needs nothing else."""
+"""The report of a study: Markdown with pictures, and one HTML page without other files."""
 
 import base64
 import io
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from anomalib_ckaad.errors import StudyError
+from anomalib_ckaad.errors import FileError, StudyError
+from anomalib_ckaad.files import write_whole
 from anomalib_ckaad.study.gallery import make_cards
 from anomalib_ckaad.study.plots import all_plots
 from anomalib_ckaad.study.results import Results
@@ -26,35 +28,36 @@ def write_report(
     """Write ``report.md`` with its pictures, and ``report.html``.
 
     Args:
-        study: Folder of a study; some of its jobs are done.
-        output: Folder of the report; made if missing.
-        metric: What methods are ranked by, and what tables by type show.
-        section: Markdown file whose section named like the study gets the tables.
+        study: Folder of a study with at least one job done.
+        output: Folder of the report; created if missing.
+        metric: Metric by which methods are ranked, and which tables by type show.
+        section: Markdown file that gets the tables, in a section with the name of the study.
 
     Returns:
         Paths of both files.
 
     Raises:
-        StudyError: If there are no results, or the metric is none of theirs.
+        StudyError: If there are no results, or they do not have the metric.
+        FileError: If a file cannot be written.
     """
     results = Results.read(study)
     known = sorted({name for data in results.data_sets for name in results.metrics(data)})
     if metric not in known:
-        msg = f"Expected a metric among {', '.join(known)}, got {metric!r}. Do give one of them as --metric."
+        msg = f"--metric must be one of {', '.join(known)}, not {metric!r}."
         raise StudyError(msg)
     ranks = ranks_of(results, metric)
     tables = all_tables(results, metric, ranks)
     plots = [(caption, _png(figure)) for caption, figure in all_plots(results, ranks)]
-    output.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(_as_markdown(table) for table in tables)
     pictures = []
     for number, (caption, png) in enumerate(plots, start=1):
         _write(output / f"plot_{number}.png", png)
         pictures.append(f"![{caption}](plot_{number}.png)")
-    _write(output / "report.md", "\n\n".join([f"# {results.name}", text, *pictures, ""]).encode())
-    _write(output / "report.html", _page(results, tables, plots).encode())
+    _write(output / "report.md", "\n\n".join([f"# {results.name}", text, *pictures, ""]))
+    _write(output / "report.html", _page(results, tables, plots))
     if section is not None:
-        write_section(section, results.name, re.sub("^## ", "### ", text, flags=re.MULTILINE))
+        with _file_errors(section):
+            write_section(section, results.name, re.sub("^## ", "### ", text, flags=re.MULTILINE))
     return output / "report.md", output / "report.html"
 
 
@@ -63,7 +66,7 @@ def _as_markdown(table: Table) -> str:
 
 
 def _page(results: Results, tables: list[Table], plots: list[tuple[str, bytes]]) -> str:
-    # File and method names go into the page: all of them are escaped.
+    # Names of files and methods are escaped.
     environment = Environment(
         loader=PackageLoader("anomalib_ckaad.study", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -99,14 +102,16 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def _write(path: Path, content: bytes | str) -> None:
+    with _file_errors(path):
+        write_whole(path, content)
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Name the file in errors of writing it."""
     try:
-        temporary.write_bytes(content)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        msg = f"Expected to write {path}, got {error.strerror or error}. Do make room, or give another --output."
-        raise OSError(error.errno, msg) from error
-    temporary.replace(path)
+        msg = f"Cannot write {path}: {error.strerror or error}. Free some space, or pass another --output."
+        raise FileError(msg) from error

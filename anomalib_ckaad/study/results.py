@@ -1,4 +1,4 @@
-"""A study's results as a report reads them."""
+"""The results of a study, as a report reads them."""
 
 import logging
 import statistics
@@ -21,7 +21,7 @@ from anomalib_ckaad.study.store import DONE, NAMES, SCORES, Store
 logger = logging.getLogger(__name__)
 
 KEPT = ("paths", "masks", "types", "scores", "labels", "threshold", "maps")
-"""What a job keeps of its test images at least."""
+"""Arrays that a job keeps at least of its test images."""
 SEEN, UNSEEN = "mean of seen types", "mean of unseen types"
 
 
@@ -30,11 +30,11 @@ class Results:
     """The rows of a store.
 
     Attributes:
-        name: Of the study.
-        folder: Of the study.
+        name: Name of the study.
+        folder: Folder of the study.
         done: Rows of jobs that are done.
-        failed: Rows of those that failed.
-        missing: Method, data set and seed of those that have not been run.
+        failed: Rows of jobs that failed.
+        missing: Method, data set and seed of jobs that have not been run.
     """
 
     name: str
@@ -49,59 +49,58 @@ class Results:
         """Read a study's folder.
 
         Raises:
-            StudyError: If there is no study, or none of its jobs is done.
+            StudyError: If there is no study, it cannot be read, or none of its jobs is done.
         """
         store = Store(folder)
         name, rows = store.read()
         planned = store.planned()
         there = {tuple(row[key] for key in NAMES) for row in rows}
         missing = [job for job in planned if job not in there]
-        if planned:  # what the config no longer has is neither a result nor a gap
+        if planned:  # jobs that the config no longer has are neither done nor missing
             rows, others = (
                 [row for row in rows if (tuple(row[key] for key in NAMES) in planned) is wanted]
                 for wanted in (True, False)
             )
             if others:
                 names = ", ".join(sorted({f"{row['method']} on {row['data']}" for row in others}))
-                logger.warning("Left out what the study's config no longer has: %s.", names)
+                logger.warning("The report leaves out jobs that the study's config no longer has: %s.", names)
         done = [row for row in rows if row["status"] == DONE]
         if name is None or not done:
-            got = "none" if name is None or not rows else f"{len(rows)} that failed"
-            got += " of its config's jobs" if name is not None and planned else ""
-            msg = f"Expected the results of a study in {str(folder)!r}, got {got}. Do run `anomalib-ckaad study`."
+            what = "no results of a study" if name is None or not rows else f"{len(rows)} failed jobs and no results"
+            msg = f"{str(folder)!r} has {what}. Run `anomalib-ckaad study` first."
             raise StudyError(msg)
         return cls(name, folder, done, [row for row in rows if row["status"] != DONE], missing)
 
     @cached_property
     def data_sets(self) -> list[str]:
-        """Their names, in the order they were run."""
+        """Names, in the order in which they were run."""
         return list(dict.fromkeys(row["data"] for row in self.done))
 
     @cached_property
     def methods(self) -> list[str]:
-        """Their names, in the order they were run."""
+        """Names, in the order in which they were run."""
         return list(dict.fromkeys(row["method"] for row in self.done))
 
     def rows(self, data: str, method: str) -> list[Mapping[str, Any]]:
-        """Results of a method on a data set, by seed."""
+        """Results of a method on a data set, in the order of the seeds."""
         chosen = [row for row in self.done if (row["data"], row["method"]) == (data, method)]
         return sorted(chosen, key=lambda row: int(row["seed"]))
 
     def types(self, data: str) -> list[str]:
-        """Types of defects of a data set's test images."""
+        """Types of defects in the test images of a data set."""
         return sorted({name for row in self.done if row["data"] == data for name in row["scores"]} - {ALL_TYPES})
 
     def metrics(self, data: str) -> set[str]:
-        """Names of what was measured on a data set."""
+        """Names of the metrics of a data set."""
         return {name for row in self.done if row["data"] == data for name in row["scores"][ALL_TYPES]} - {"images"}
 
     def values(self, data: str, method: str, metric: str, kind: str = ALL_TYPES) -> list[float]:
-        """A metric by seed; of one type, of all, or the mean over seen or unseen types of each seed."""
+        """A metric for each seed: of one type, of all types together, or the mean over seen or unseen types."""
         found = []
         for row in self.rows(data, method):
             seen = set(row["seen"])
             if UNTYPED in seen and kind in (SEEN, UNSEEN):
-                continue  # of what type the known anomalies are is not known
+                continue  # the types of the known anomalies are not known
             wanted: Callable[[str], bool] = {
                 SEEN: lambda name, seen=seen: name in seen,
                 UNSEEN: lambda name, seen=seen: name not in seen,
@@ -113,14 +112,18 @@ class Results:
         return found
 
     def scores(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Scores and maps of every test image of a job; empty if its file is gone."""
+        """Scores and maps of every test image of a job; empty if the file is missing or damaged."""
         if row["folder"] not in self._loaded:
             path = self.folder / row["folder"] / SCORES
             self._loaded[row["folder"]] = _load(path)
         return self._loaded[row["folder"]]
 
     def pairs(self, data: str, first: str, second: str) -> list[Paired]:
-        """Scores of two methods on the same images, by seed."""
+        """Scores of two methods on the same images, one element per seed.
+
+        Raises:
+            StudyError: If the methods were tested on different images.
+        """
         by_seed = {row["seed"]: self.scores(row) for row in self.rows(data, second)}
         found = []
         for row in self.rows(data, first):
@@ -131,22 +134,22 @@ class Results:
             both = [path in place for path in one["paths"].tolist()]
             if not all(both) or len(place) != len(both):
                 msg = (
-                    f"Expected {first} and {second} to be tested on the same images of {data}, got others with seed "
-                    f"{row['seed']}. Do run them again in one study."
+                    f"{first} and {second} were tested on different images of {data} with seed {row['seed']}. Run them "
+                    "again in one study."
                 )
                 raise StudyError(msg)
             order = [place[path] for path in one["paths"].tolist()]
             labels, groups = one["labels"].astype(bool), one.get("groups")
             found.append(Paired(one["scores"], other["scores"][order], labels, one["paths"], groups))
-        # Of jobs that an earlier version has run, parts are not known.
+        # If the groups of some job are not known, none are used.
         return found if all(one.groups is not None for one in found) else [one._replace(groups=None) for one in found]
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    """What a job has kept of its test images; nothing, and a warning, where that is gone or damaged."""
+    """Read what a job keeps of its test images; nothing, with a warning, if it is missing or damaged."""
     try:
         found = dict(np.load(path))
         return {name: found[name] for name in (*KEPT, *(found.keys() - set(KEPT)))}
     except (KeyError, OSError, ValueError, BadZipFile, zlib.error) as error:
-        logger.warning("Expected scores of test images in %s, got %s. Plots and differences lack them.", path, error)
+        logger.warning("Cannot read the scores in %s (%s). Plots and differences leave them out.", path, error)
         return {}

@@ -3,7 +3,6 @@
 python -m anomalib_ckaad.study.run_job JOB.json RESULT.json
 """
 
-import copy
 import inspect
 import json
 import os
@@ -26,71 +25,37 @@ import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
-from jsonargparse import ArgumentError, ArgumentParser
 
 from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
 from anomalib_ckaad.data.reading.anomaly_types import types_of
 from anomalib_ckaad.data.reading.image_files import check_image_files
 from anomalib_ckaad.errors import StudyError
-from anomalib_ckaad.host.registration import register
+from anomalib_ckaad.files import write_whole, written_whole
 from anomalib_ckaad.metrics.per_type import ALL_TYPES
+from anomalib_ckaad.study.checks import recipes
 from anomalib_ckaad.study.collect import Collector
+from anomalib_ckaad.study.failures import failure_of
 from anomalib_ckaad.study.jobs import Job
 from anomalib_ckaad.study.memory import peak_memory
-from anomalib_ckaad.study.reasons import is_full, last_problem, no_room, reason_of
+from anomalib_ckaad.study.process import end_with_study
 from anomalib_ckaad.study.store import SCORES
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
 
-def parse(job: Job) -> Any:  # noqa: ANN401 - jsonargparse's Namespace
-    """Check classes and arguments of a job, and return what makes model and data.
+def build(job: Job) -> tuple[AnomalibModule, AnomalibDataModule]:
+    """Make model and data of a job; known anomalies are dropped for models that cannot learn from them.
 
     Raises:
-        StudyError: If a class is unknown, or an argument that it does not take.
+        StudyError: If there is no such class, or it does not take the arguments.
     """
-    register()
-    import_bare_names()
-    parsed = {}
-    for kind, base, name in (("model", AnomalibModule, job.method), ("data", AnomalibDataModule, job.data)):
-        given = job.settings[kind]
-        inner = given["init_args"].get("data")
-        if isinstance(inner, Mapping) and "class_path" in inner:  # for its mistakes, which the outer class's hide
-            _parse(base, kind, name, inner)
-        parsed[kind] = _parse(base, kind, name, given)
-    return parsed
-
-
-def _parse(base: type, kind: str, name: str, given: Mapping[str, Any]) -> tuple[ArgumentParser, Any]:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, kind)
-    try:
-        return parser, parser.parse_object({kind: copy.deepcopy(dict(given))})  # which it writes into
-    except (ArgumentError, TypeError, ValueError) as error:
-        reason = last_problem(str(error))
-        msg = f"Expected arguments of {given['class_path']} for {name!r}, got a mistake: {reason}. Do correct it."
-        raise StudyError(msg) from error
-
-
-def import_bare_names() -> None:
-    """Import what bare class names, as in anomalib's own configs, stand for."""
-    import anomalib.data  # noqa: PLC0415
-    import anomalib.models  # noqa: F401, PLC0415
-
-    import anomalib_ckaad.study.baselines  # noqa: F401, PLC0415
-
-
-def build(job: Job) -> tuple[AnomalibModule, AnomalibDataModule]:
-    """Model and data of a job; known anomalies are left out for models that cannot learn from them."""
-    parsed = parse(job)
-    parser, found = parsed["data"]
-    data: AnomalibDataModule = parser.instantiate_classes(found).data
-    parser, found = parsed["model"]
+    model_recipe, data_recipe = recipes(job)
+    data = data_recipe.make()
     given = dict(job.settings["model"]["init_args"])
     for name, value in (("visualizer", False), ("seed", job.seed)):
-        if name not in given and name in _arguments_of(found.model.class_path):
-            setattr(found.model.init_args, name, value)
-    model: AnomalibModule = parser.instantiate_classes(found).model
+        if name not in given and name in _arguments_of(model_recipe.class_path):
+            setattr(model_recipe.arguments, name, value)
+    model = model_recipe.make()
     if isinstance(data, KnownAnomalies):
         learns = getattr(model, "learns_from_known_anomalies", False)
         data.use = job.settings["use"] or ("train" if learns and data.use == "train" else "drop")
@@ -106,14 +71,14 @@ def run(job: Job, output: Path) -> dict[str, Any]:
     """Train and test.
 
     Args:
-        job: What to do.
-        output: Folder for the scores of every image, and for what training leaves.
+        job: The model, the data and how to train.
+        output: Folder for the scores of every image and for files of the training.
 
     Returns:
         The result as plain data.
 
     Raises:
-        StudyError: If model or data cannot be made, or the training would have no end.
+        StudyError: If model or data cannot be made, or the length of the training is not set.
     """
     begin = time.perf_counter()
     # Before the model is built: its weights are drawn then.
@@ -128,8 +93,8 @@ def run(job: Job, output: Path) -> dict[str, Any]:
     given = trainer.keys() | model.trainer_arguments.keys()
     if not {"max_epochs", "max_steps", "max_time"} & given and not getattr(model, "knows_when_to_stop", False):
         msg = (
-            f"Expected trainer.max_epochs for {job.method}, which has no number of its own, got none. "
-            "Do add `trainer: {max_epochs: 20}` to the method."
+            f"{job.method} has no `max_epochs`, so Lightning would train it for 1000 epochs. Add "
+            "`trainer: {max_epochs: 20}` to the method."
         )
         raise StudyError(msg)
     engine = Engine(**trainer, default_root_dir=output, callbacks=[collector])
@@ -161,13 +126,13 @@ def run(job: Job, output: Path) -> dict[str, Any]:
 
 
 def _threshold(model: AnomalibModule) -> float:
-    """Threshold of raw image scores that validation found; NaN without one."""
+    """Threshold of raw image scores, from validation images; NaN if there is none."""
     found = getattr(model.post_processor, "image_threshold", None)
     return float("nan") if found is None else float(found)
 
 
 def _threshold_range(collector: Collector) -> dict[str, tuple[float, float]]:
-    """mF1, mAcc, mIoU and mIoU_max of all images, each with what it may be wrong by; empty without masks."""
+    """mF1, mAcc, mIoU and mIoU_max of all images, each with a bound on its error; empty without masks."""
     curves = collector.curves()
     return curves[ALL_TYPES].threshold_range() if curves else {}
 
@@ -179,7 +144,7 @@ def _save_scores(
     threshold: float,
     group_of: Callable[[str], str] | None,
 ) -> None:
-    """Scores and small maps of all images, what each shows, and curves by type, for the report."""
+    """Write scores, small maps and groups of all images, and curves by type, for the report."""
     masks = samples.set_index("image_path").get("mask_path")
     curves: dict[str, Any] = {}
     for name, counts in collector.curves().items():
@@ -192,58 +157,39 @@ def _save_scores(
             curves[f"pro_rate/{name}"], curves[f"pro_overlap/{name}"] = rate[kept].numpy(), overlap[kept].numpy()
     if group_of is not None:
         curves["groups"] = np.array(list(map(group_of, collector.paths)))
-    temporary = path.with_name(f"tmp-{path.name}")
-    np.savez_compressed(
-        temporary,
-        paths=np.array(collector.paths),
-        masks=np.array([str(masks.get(one) or "") if masks is not None else "" for one in collector.paths]),
-        types=np.array([collector.types.get(one, "") for one in collector.paths]),
-        scores=np.array(collector.scores),
-        labels=np.array(collector.labels),
-        threshold=np.array(threshold),
-        maps=torch.stack(collector.maps).numpy() if collector.maps else np.zeros((0, 1, 1), np.float16),
-        **curves,
-    )
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            paths=np.array(collector.paths),
+            masks=np.array([str(masks.get(one) or "") if masks is not None else "" for one in collector.paths]),
+            types=np.array([collector.types.get(one, "") for one in collector.paths]),
+            scores=np.array(collector.scores),
+            labels=np.array(collector.labels),
+            threshold=np.array(threshold),
+            maps=torch.stack(collector.maps).numpy() if collector.maps else np.zeros((0, 1, 1), np.float16),
+            **curves,
+        )
 
 
 def main(arguments: list[str]) -> None:
-    """Read a job, run it and write its result."""
+    """Read a job, run it, and write its result, or as ``Failure`` why there is none.
+
+    Args:
+        arguments: Paths of the job and of its result, both JSON.
+    """
     source, target = map(Path, arguments)
     warnings.filterwarnings("ignore")
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     given: Mapping[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     try:
-        _write(target, run(Job(**given), target.parent))
-    except Exception as error:  # noqa: BLE001 - whatever it is belongs into the study's results; the log has it all
-        reason = f"{type(error).__name__}: {reason_of(error)[:2000]}"
-        if is_full(target.parent):  # which torch reports in words of its own
-            reason = no_room(target.parent, reason)
+        write_whole(target, json.dumps(run(Job(**given), target.parent)))
+    except Exception as error:  # noqa: BLE001 - any error is a result of the study; the log has its traceback
+        failure = failure_of(error, target.parent)
         with suppress(OSError):
-            _write(target, {"error": reason})
+            write_whole(target, json.dumps(failure._asdict()))
         traceback.print_exc()
-        sys.exit(reason)  # the log's last line
-
-
-def _end_with_parent(parent: int) -> None:
-    """A study that was killed leaves no training behind, which another call would start a second time."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _write(target: Path, result: Mapping[str, Any]) -> None:
-    temporary = target.with_suffix(".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(result, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(target)
+        sys.exit(failure.error)  # becomes the last line of the log
 
 
 if __name__ == "__main__":
+    threading.Thread(target=end_with_study, daemon=True).start()
     main(sys.argv[1:])

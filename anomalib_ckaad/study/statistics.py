@@ -1,4 +1,4 @@
-"""What a few seeds and test images can and cannot tell: bootstrap intervals of paired differences, and ranks."""
+"""Bootstrap intervals of paired differences, and mean ranks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """A value with the ends of its confidence interval."""
+    """A value with the limits of its confidence interval."""
 
     value: float
     low: float
@@ -22,15 +22,15 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Scores that two methods gave the same test images.
+    """Scores of two methods for the same test images.
 
     Attributes:
-        first: (N,).
-        second: (N,).
+        first: Scores of the first method (N,).
+        second: Scores of the second method (N,).
         labels: Which images are anomalous (N,).
-        names: Of the images (N,).
-        groups: Names of what they show, such as a patient or a part (N,); those of one group are drawn together. None:
-            each image is a group of its own.
+        names: Names of the images (N,).
+        groups: Patient or part that each image shows (N,); images of a group are drawn together. None: each image is a
+            group.
     """
 
     first: Array
@@ -41,15 +41,18 @@ class Paired(NamedTuple):
 
 
 def weighted_auroc(scores: Array, labels: npt.NDArray[np.bool_], weights: Array) -> Array:
-    """AUROC of a test set in which each image comes as often as its weight says, ties counted half.
+    """AUROC of resampled test sets, in which each image occurs as often as its weight; ties count half.
+
+    torchmetrics has no weights, and scikit-learn's ``roc_auc_score(sample_weight=...)`` takes one test set per call:
+    thousands of calls instead of one sum.
 
     Args:
-        scores: (N,).
+        scores: Scores of the images (N,).
         labels: Which images are anomalous (N,).
-        weights: (R, N), one test set a row.
+        weights: Weight of each image in each test set (R, N).
 
     Returns:
-        (R,).
+        AUROC of each test set (R,).
 
     Example:
         >>> weighted_auroc(np.array([0.1, 0.4, 0.3, 0.9]), np.array([False, False, True, True]), np.ones((1, 4)))
@@ -68,17 +71,17 @@ def weighted_auroc(scores: Array, labels: npt.NDArray[np.bool_], weights: Array)
 def paired_difference(pairs: Sequence[Paired], replicates: int = REPLICATES, seed: int = 0) -> Interval:
     """Mean over seeds of the difference in AUROC of two methods, with a 95 % bootstrap interval.
 
-    Seeds are drawn with replacement, and groups of images, as many as there are with normal, with anomalous and with
-    both kinds of images: the same for both methods, and for all seeds, as an image that is hard is so for each of them.
-    Says what other seeds and other images of the same kind would do, not what other data sets would.
+    Seeds and groups of images are drawn with replacement. Groups with normal, with anomalous and with both kinds of
+    images are drawn separately. Both methods and all seeds get the same groups, since a hard image is hard for all of
+    them. The interval covers other seeds and other images of the same kind, not other data sets.
 
     Args:
-        pairs: One a seed.
-        replicates: Number of resampled studies; 2000 give the ends to a few hundredths of the interval's width.
-        seed: Of the resampling.
+        pairs: Scores of both methods, one element per seed.
+        replicates: Number of resampled studies; with 2000, the limits are exact to a few hundredths of the interval.
+        seed: Seed of the resampling.
 
     Returns:
-        First minus second, and the ends of the percentile interval.
+        First minus second, and the limits of the percentile interval.
     """
     generator = np.random.default_rng(seed)
     values, resampled = [], []
@@ -94,7 +97,7 @@ def paired_difference(pairs: Sequence[Paired], replicates: int = REPLICATES, see
         values.append(difference[0])
         resampled.append(difference[1:])
     chosen = generator.integers(len(pairs), size=(len(pairs), replicates))
-    # Of a handful of images all may be left out of a seed: no number then.
+    # With a handful of images, a resampled test set may have one kind only, and no AUROC.
     means = np.nanmean(np.stack(resampled)[chosen, np.arange(replicates)], axis=0)
     low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(np.mean(values)), float(low), float(high))
@@ -109,7 +112,7 @@ def count_parts(pair: Paired) -> tuple[int, int]:
 def _draw(
     labels: npt.NDArray[np.bool_], groups: npt.NDArray[Any], replicates: int, generator: np.random.Generator
 ) -> Array:
-    """How often each image comes in each resampled test set (R, N): as often as its group."""
+    """How often each image occurs in each resampled test set (R, N): as often as its group."""
     found, place = np.unique(groups, return_inverse=True)
     anomalous, normal = (np.bincount(place, weights=kind, minlength=len(found)) > 0 for kind in (labels, ~labels))
     weights = np.zeros((replicates, len(found)))
@@ -121,13 +124,13 @@ def _draw(
 
 
 class Ranks(NamedTuple):
-    """Mean rank of each method over blocks, 1 the best, and how far two must be apart.
+    """Mean rank of each method over blocks (1 is the best), and which differences are significant.
 
     Attributes:
-        mean: By method, the best first.
+        mean: Mean rank by method, the best first.
         blocks: Number of blocks.
-        critical_difference: Nemenyi's, at 5 %; NaN with fewer than two methods or blocks.
-        p_value: Of Friedman's test that all are alike; NaN with fewer than three methods or two blocks.
+        critical_difference: Nemenyi's critical difference at 5 %; NaN with fewer than two methods or blocks.
+        p_value: p-value of Friedman's test that all methods are equal; NaN with fewer than three methods or two blocks.
     """
 
     mean: Mapping[str, float]
@@ -137,10 +140,10 @@ class Ranks(NamedTuple):
 
 
 def rank_methods(values: Mapping[str, Sequence[float]]) -> Ranks:
-    """Rank methods in every block, ties in the middle, and average (Demšar, JMLR 2006).
+    """Rank methods in every block, with mean ranks for ties, and average (Demšar, JMLR 2006).
 
     Args:
-        values: By method, one value a block, the larger the better; the same blocks for all.
+        values: One value per block for each method, the larger the better; the same blocks for all.
 
     Example:
         >>> rank_methods({"a": [0.9, 0.8, 0.7], "b": [0.5, 0.8, 0.6]}).mean

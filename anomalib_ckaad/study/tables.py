@@ -1,4 +1,4 @@
-"""A study's results as tables, each a list of rows of text."""
+"""The tables of a report, each a list of rows of text."""
 
 import math
 import statistics
@@ -10,12 +10,12 @@ from anomalib_ckaad.study.results import SEEN, UNSEEN, Results
 from anomalib_ckaad.study.statistics import Ranks, count_parts, paired_difference, rank_methods
 
 FEW = 10
-"""Normal or anomalous images, or parts that they show: of fewer a bootstrap says nothing."""
+"""Least number of normal and of anomalous images, or of parts that they show, for a meaningful bootstrap."""
 SHOWN = {
     "image_AUROC": "image AUROC",
     "image_AP": "image AP",
     "image_F1Max": "best F1",
-    "image_AccuracyAtF1Max": "accuracy there",
+    "image_AccuracyAtF1Max": "accuracy at best F1",
     "image_F1Score": "F1 at the threshold",
     "pixel_AUROC": "pixel AUROC",
     "pixel_AP": "pixel AP",
@@ -26,11 +26,11 @@ SHOWN = {
     "mIoU_max": "mIoU-max",
     "mAD": "mAD",
 }
-"""Metrics that tables show, in percent, and their headings."""
+"""Headings of the metrics that tables show, in percent."""
 
 
 class Table(NamedTuple):
-    """Rows of text by heading, under a title, with a sentence on how to read them."""
+    """A title, a note on how to read the table, and rows of text by heading."""
 
     title: str
     note: str
@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 
 def percent(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds, in percent.
+    """Format the mean and standard deviation over seeds, in percent.
 
     >>> percent([0.8, 0.9]), percent([0.8]), percent([])
     ('85.0 ± 7.1', '80.0', '')
@@ -47,7 +47,7 @@ def percent(values: Sequence[float]) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and standard deviation, where there are several."""
+    """Format the mean, and with several values their standard deviation."""
     if not values:
         return ""
     mean = f"{statistics.mean(values):.{digits}f}"
@@ -55,7 +55,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def main_table(results: Results, data: str) -> Table:
-    """Every method with every metric, of all types together, and what it cost."""
+    """All metrics of every method over all types, with time and memory."""
     present = results.metrics(data)
     shown = {name: heading for name, heading in SHOWN.items() if name in present}
     rows = []
@@ -69,16 +69,16 @@ def main_table(results: Results, data: str) -> Table:
             spread([float(sum(run["known"].values())) for run in runs], 0) if any(run["known"] for run in runs) else "0"
         )
         row["training, s"] = spread([run["seconds_fit"] for run in runs], 0)
-        row["ms an image"] = spread([1000 * run["seconds_image"] for run in runs])
+        row["ms per image"] = spread([1000 * run["seconds_image"] for run in runs])
         row["peak MiB"] = spread([run["memory_MiB"] for run in runs], 0)
         if any(run.get("gpu_memory_MiB") for run in results.done):
-            row["peak MiB of the GPU"] = spread([run.get("gpu_memory_MiB", 0.0) for run in runs], 0)
+            row["peak MiB of GPU"] = spread([run.get("gpu_memory_MiB", 0.0) for run in runs], 0)
         rows.append(row)
     some = results.rows(data, rows[0]["method"])[0]
     note = (
-        f"Mean ± standard deviation over seeds, metrics in percent of raw scores; {some['images']['train']} normal "
-        f"training images, {some['images']['test']} test images (first seed); {some['machine']}, "
-        f"{some['threads']} threads a job."
+        f"Mean ± standard deviation over seeds; metrics in percent, from raw scores. First seed: "
+        f"{some['images']['train']} normal training images, {some['images']['test']} test images. Machine: "
+        f"{some['machine']}, {some['threads']} threads per job."
     )
     errors = {
         name: max(run.get("errors", {}).get(name, 0.0) for run in results.done if run["data"] == data)
@@ -86,13 +86,13 @@ def main_table(results: Results, data: str) -> Table:
         if name in shown
     }
     if any(errors.values()):
-        known = ", ".join(f"{SHOWN[name]} by {100 * error:.1g}" for name, error in errors.items())
-        note += f" As pixels are counted in bins, values may be off: {known} points at most."
+        bounds = ", ".join(f"{SHOWN[name]} {100 * error:.1g}" for name, error in errors.items())
+        note += f" Pixels are counted in bins; largest possible error in points: {bounds}."
     return Table(f"{data}: all types", note, rows)
 
 
 def type_table(results: Results, data: str, metric: str) -> Table | None:
-    """A metric for each type against all normal images, seen and unseen ones apart; None with one type or none."""
+    """A metric for each type against all normal images, with means of seen and unseen types; None below two types."""
     types = results.types(data)
     if len(types) < 2:  # noqa: PLR2004
         return None
@@ -107,12 +107,12 @@ def type_table(results: Results, data: str, metric: str) -> Table | None:
         }
         if len(row) > 1:
             rows.append(row)
-    note = "Every type against all normal test images. Seen: some known anomaly is of this type, in some seed at least."
+    note = "Each type against all normal test images. Seen: at least one seed has a known anomaly of this type."
     return Table(f"{data}: {SHOWN.get(metric, metric)} by type", note, rows)
 
 
 def difference_table(results: Results, data: str) -> Table | None:
-    """Each method's image AUROC against the best one's; None with one method."""
+    """Difference in image AUROC of each method to the best one; None with one method."""
     means = {
         method: statistics.mean(values)
         for method in results.methods
@@ -126,11 +126,11 @@ def difference_table(results: Results, data: str) -> Table | None:
             continue
         found, parts = paired_difference(pairs), count_parts(pairs[0])
         drawn.append((pairs[0].groups is not None, parts))
-        verdict = "worse" if found.high < 0 else "better" if found.low > 0 else "not told apart"
+        verdict = "worse" if found.high < 0 else "better" if found.low > 0 else "no clear difference"
         if len(pairs) == 1:
             verdict = "one seed"
         if min(parts) < FEW:
-            verdict = "too few to tell"
+            verdict = "too few images"
         rows.append(
             {
                 "method": method,
@@ -142,24 +142,24 @@ def difference_table(results: Results, data: str) -> Table | None:
     if not rows:
         return None
     note = (
-        "Image AUROC in percentage points, both methods on the same images; the interval is a bootstrap over seeds and "
-        f"over normal and anomalous test images, {_how_drawn(drawn)}. With two or three seeds it is "
-        "too narrow. It does not correct for the number of comparisons."
+        "Difference in image AUROC on the same images, in percentage points. The interval is a bootstrap over seeds "
+        f"and over normal and anomalous test images{_how_drawn(drawn)}. It is too narrow with two or three seeds, and "
+        "not corrected for the number of comparisons."
     )
     return Table(f"{data}: paired differences to {best}", note, rows)
 
 
 def _how_drawn(drawn: Sequence[tuple[bool, tuple[int, int]]]) -> str:
-    """Whether intervals know which images show the same part, and of how many parts there are images."""
+    """Say whether intervals take images of the same part into account."""
     if all(grouped for grouped, _ in drawn):
         normal, anomalous = drawn[0][1]
-        return f"those of one part together ({normal} parts have normal ones, {anomalous} anomalous ones)"
-    independent = "as if these were independent: several images of one part make it too narrow"
-    return f"some {independent}" if any(grouped for grouped, _ in drawn) else independent
+        return f", where images of one part are drawn together ({normal} parts with normal, {anomalous} with anomalous)"
+    which = "For some methods, images" if any(grouped for grouped, _ in drawn) else "Images"
+    return f". {which} are taken as independent, so several images of one part make it too narrow"
 
 
 def ranks_of(results: Results, metric: str) -> Ranks | None:
-    """Ranks over data sets, seeds and types; blocks that some method lacks are left out; None with one method."""
+    """Mean ranks over blocks of data set, seed and type that all methods have; None with one method or no block."""
     wanted = [(data, kind) for data in results.data_sets for kind in (results.types(data) or [ALL_TYPES])]
     blocks = [
         (data, seed, kind)
@@ -171,7 +171,7 @@ def ranks_of(results: Results, metric: str) -> Ranks | None:
         for row in results.done
         for kind in row["scores"]
     }
-    # Only blocks of all methods: one that some job is missing in would rank the others better than they are.
+    # A block in which a job is missing would rank the other methods better than they are.
     blocks = [
         block
         for block in blocks
@@ -182,22 +182,22 @@ def ranks_of(results: Results, metric: str) -> Ranks | None:
 
 
 def rank_table(ranks: Ranks, metric: str) -> Table:
-    """Mean ranks."""
+    """Mean ranks, with the critical difference and Friedman's test."""
     rows = [{"method": name, "mean rank": f"{rank:.2f}"} for name, rank in ranks.mean.items()]
     note = (
-        f"1 is the best, by {SHOWN.get(metric, metric)} over the {ranks.blocks} blocks (data set, seed, type) that all "
-        "methods have a result in."
+        f"Ranked by {SHOWN.get(metric, metric)}; 1 is the best. Mean over {ranks.blocks} blocks (data set, seed, type) "
+        "for which all methods have a result."
     )
     if not math.isnan(ranks.critical_difference):
-        note += f" Ranks less than {ranks.critical_difference:.2f} apart are not told apart (Nemenyi at 5 %)."
-        note += " Blocks of one data set depend on each other, which is optimistic."
+        note += f" Differences below {ranks.critical_difference:.2f} are not significant (Nemenyi at 5 %)."
+        note += " Blocks of one data set depend on each other, so differences seem more significant than they are."
     if not math.isnan(ranks.p_value):
         note += f" Friedman's p = {ranks.p_value:.2g}."
     return Table("Ranks", note, rows)
 
 
 def unfinished_table(results: Results) -> Table | None:
-    """Jobs that failed or were not run; None if there are none."""
+    """Jobs that failed or have not been run; None if there are none."""
     rows = [
         {
             "method": row["method"],
@@ -212,7 +212,7 @@ def unfinished_table(results: Results) -> Table | None:
         for method, data, seed in results.missing
     ]
     total = len(results.done) + len(rows)
-    note = f"{len(results.done)} of {total} jobs are done. Run the study again for the others."
+    note = f"{len(results.done)} of {total} jobs are done. Start the study again to run the others."
     return Table("Jobs without a result", note, rows) if rows else None
 
 

@@ -1,10 +1,13 @@
-"""A study with real trainings: each job in its own process, failures as rows, interrupted and gone on with."""
+"""A study with real trainings: each job in its own process, failures as rows, interrupted and continued."""
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,7 @@ import pytest
 import yaml
 
 from anomalib_ckaad.cli import main as cli
-from anomalib_ckaad.study.run_job import SCORES
-from anomalib_ckaad.study.store import FILE_NAME
+from anomalib_ckaad.study.store import FILE_NAME, SCORES, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BACKBONE: dict[str, Any] = {
@@ -26,7 +28,7 @@ BACKBONE: dict[str, Any] = {
 GROUPS = r"([^/]+/[^/]+)\.png$"  # folder and name: each image by itself
 
 
-def config_of(folder: Path, **methods: Any) -> Path:
+def config_of(folder: Path, *, seeds: Sequence[int] = (0, 1), **methods: Any) -> Path:
     textures = {
         "root": str(folder / "data"),
         "image_size": 64,
@@ -40,8 +42,7 @@ def config_of(folder: Path, **methods: Any) -> Path:
     inner = {"class_path": "anomalib_ckaad.Textures", "init_args": textures}
     known = {"count": 2, "types": ["scratch"], "data": inner, "groups": GROUPS}
     settings = {
-        "seeds": [0, 1],
-        "trainer": {"max_epochs": 1},
+        "seeds": list(seeds),
         "data": {"textures": {"class_path": "anomalib_ckaad.KnownAnomalies", "init_args": known}},
         "methods": methods,
     }
@@ -50,13 +51,20 @@ def config_of(folder: Path, **methods: Any) -> Path:
     return path
 
 
-CKAAD = {"class_path": "anomalib_ckaad.Ckaad", "init_args": BACKBONE, "vary": {"strategy": ["recon", "cka_patch"]}}
+ONE_EPOCH = {"max_epochs": 1}
+CKAAD = {
+    "class_path": "anomalib_ckaad.Ckaad",
+    "init_args": BACKBONE,
+    "vary": {"strategy": ["recon", "cka_patch"]},
+    "trainer": ONE_EPOCH,
+}
 PADIM = {
     "class_path": "Padim",
     "init_args": {"backbone": "resnet18", "layers": ["layer1", "layer2"], "pre_trained": False},
 }
-DEVNET = {"class_path": "anomalib_ckaad.study.baselines.FeatureHead", "init_args": BACKBONE}
-# Weights of another backbone: known only when the model is built.
+ENDLESS = {"class_path": "anomalib_ckaad.study.baselines.FeatureHead", "init_args": BACKBONE}
+DEVNET = {**ENDLESS, "trainer": ONE_EPOCH}
+# Weights of another backbone: found when the model is built.
 BROKEN = {**CKAAD, "vary": {}, "init_args": {**BACKBONE, "backbone": "resnet18"}}
 
 
@@ -65,9 +73,9 @@ def run(config: Path, output: Path, *more: str) -> int:
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
-    """Results of jobs, without the study's name and its plan."""
-    lines = map(json.loads, (output / FILE_NAME).read_text().splitlines())
-    return [line for line in lines if "method" in line]
+    """All results of jobs, also those that a later try has replaced."""
+    with closing(sqlite3.connect(output / FILE_NAME)) as connection:
+        return [json.loads(text) for (text,) in connection.execute("SELECT result FROM results ORDER BY rowid")]
 
 
 @pytest.fixture(scope="module")
@@ -116,60 +124,75 @@ def test_a_finished_study_runs_nothing_again_and_a_new_method_alone(study: Path)
     assert (study / "out" / FILE_NAME).read_bytes() == before
 
 
-def test_a_job_gives_the_same_when_it_is_run_again(study: Path, tmp_path: Path) -> None:
-    config = config_of(study, DevNet=DEVNET)
-    assert run(config, tmp_path / "again") == 0
-    first = {row["seed"]: row["scores"] for row in rows_of(study / "out") if row["method"] == "DevNet"}
-    assert {row["seed"]: row["scores"] for row in rows_of(tmp_path / "again")} == first
-    assert first[0] != first[1]
-
-
 def test_a_failed_job_is_a_row_with_its_error_and_is_tried_again(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "data").symlink_to(study / "data")
-    config = config_of(tmp_path, Broken=BROKEN, PaDiM=PADIM)
+    config = config_of(tmp_path, seeds=[0], Broken=BROKEN, Endless=ENDLESS, PaDiM=PADIM)
     for round_number in (1, 2):
-        assert run(config, tmp_path / "out") == 1
+        assert run(config, tmp_path / "out", "--jobs", "2") == 1
         rows = rows_of(tmp_path / "out")
-        failed = [row for row in rows if row["status"] == "failed"]
-        assert len(failed) == 2 * round_number
-        assert "Expected" in failed[-1]["error"]
-        assert "Do " in failed[-1]["error"]
-        assert "\n" not in failed[-1]["error"]
-        assert sum(row["method"] == "PaDiM" for row in rows) == 2  # what is done is not done again
-    assert "failed: Broken on textures, seed 0" in capsys.readouterr().out
+        failed = {row["method"]: row for row in rows if row["status"] == "failed"}
+        assert failed.keys() == {"Broken", "Endless"}
+        assert sum(row["status"] == "failed" for row in rows) == 2 * round_number
+        assert sum(row["method"] == "PaDiM" for row in rows) == 1  # what is done is not done again
+    assert failed["Broken"]["kind"] == "WeightsError"
+    assert "resnet18" in failed["Broken"]["error"]
+    assert failed["Endless"]["kind"] == "StudyError"
+    assert failed["Endless"]["error"].startswith("Endless has no `max_epochs`, so Lightning would train it for 1000")
+    said = capsys.readouterr().out
+    for row in failed.values():
+        assert "\n" not in row["error"]
+        log = tmp_path / "out" / row["folder"] / "log.txt"
+        assert log.read_text().splitlines()[-1] == row["error"]
+        assert f"failed: {row['method']} on textures, seed 0: {log}" in said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def interrupt(config: Path, output: Path, number: signal.Signals, *, ready: Callable[[], bool]) -> None:
+    """Start a study in a process of its own, and send it a signal; no process may be left."""
+    # Ctrl-C counts, also where these tests run in a shell's background, which ignores it.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeded}; import sys; from anomalib_ckaad.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "study", "--config", str(config), "--output", str(output)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 600
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        process.wait(60)
+    assert process.returncode != 0
+    deadline = time.monotonic() + (10 if number == signal.SIGKILL else 0)  # jobs see that they are alone
+    while is_running(output) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(output)
+
+
+def is_running(output: Path) -> bool:
+    return str(output) in subprocess.run(["/bin/ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_study_leaves_no_process_and_goes_on(
     number: signal.Signals, study: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "data").symlink_to(study / "data")
-    config = config_of(tmp_path, PaDiM=PADIM)
-    # Ctrl-C counts, also where these tests run in a shell's background, which ignores it.
-    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heeded}; import sys; from anomalib_ckaad.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "study", "--config", str(config)]
-    with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("out/jobs/*/log.txt")) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        process.send_signal(number)
-        process.wait(60)
-    assert process.returncode != 0
-    time.sleep(5 if number == signal.SIGKILL else 0)  # jobs see that they are alone
-    running = subprocess.run(["/bin/ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path / "out") not in running
-    assert run(config, tmp_path / "out") == 0
-    assert len({row["seed"] for row in rows_of(tmp_path / "out")}) == 2
+    config, output = config_of(tmp_path, seeds=[0], PaDiM=PADIM), tmp_path / "out"
+    interrupt(config, output, number, ready=lambda: any(output.glob("jobs/*/log.txt")))
+    assert Store(output).read() == ("small", [])
+    assert run(config, output) == 0
+    assert [row["seed"] for row in rows_of(output)] == [0]
 
 
-def test_a_model_that_would_train_for_a_thousand_epochs(study: Path, tmp_path: Path) -> None:
+def test_a_killed_study_loses_no_result_and_goes_on_with_the_same_scores(study: Path, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(study / "data")
-    config = config_of(tmp_path, DevNet=DEVNET)
-    settings = yaml.safe_load(config.read_text())
-    config.write_text(yaml.safe_dump({**settings, "trainer": {}, "seeds": 1}))
-    assert run(config, tmp_path / "out") == 1
-    (row,) = rows_of(tmp_path / "out")
-    assert row["error"].startswith("StudyError: Expected trainer.max_epochs for DevNet, which has no number of its own")
+    config, output = config_of(tmp_path, DevNet=DEVNET), tmp_path / "out"
+    # Within the second job.
+    interrupt(config, output, signal.SIGKILL, ready=lambda: len(list(output.glob("jobs/*/log.txt"))) == 2)
+    (first,) = rows_of(output)
+    assert run(config, output) == 0
+    kept, added = rows_of(output)
+    assert kept == first
+    again = {row["seed"]: row["scores"] for row in (kept, added)}
+    before = {row["seed"]: row["scores"] for row in rows_of(study / "out") if row["method"] == "DevNet"}
+    assert again == before
+    assert before[0] != before[1]
