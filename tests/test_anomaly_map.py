@@ -67,5 +67,5 @@ def test_power_mean_sees_small_anomalies_and_spread_ones() -> None:
 
 
 def test_more_pixels_than_the_map_has() -> None:
-    with pytest.raises(ValueError, match=r"Expected score_top_k of at most 16, .* got 17\. Do lower score_top_k"):
+    with pytest.raises(ValueError, match=r"`score_top_k` is 17, but the anomaly map has only 16 pixels\. Lower it"):
         image_score(torch.rand(1, 1, 4, 4), 17)

@@ -197,9 +197,9 @@ BROKEN = [
     (damaged, r"Cannot read .*broken\.ckpt \(BadZipFile\): .* Copy it again"),
     (empty, r"Cannot read .*broken\.ckpt \(EOFError\): .* Copy it again"),
     (text, r"Cannot read .*broken\.ckpt \(UnpicklingError\): .* Copy it again"),
-    (of_padim, r"broken\.ckpt is not of Ckaad: it has no auto-encoder\. Pass"),
-    (weights_only_file, r"broken\.ckpt is not of Ckaad: it has no auto-encoder\. Pass"),
-    (a_tensor, r"broken\.ckpt is not of Ckaad: it has no auto-encoder\. Pass"),
+    (of_padim, r"is not of Ckaad: it has no auto-encoder\. Pass"),
+    (weights_only_file, r"is not of Ckaad: it has no auto-encoder\. Pass"),
+    (a_tensor, r"is not of Ckaad: it has no auto-encoder\. Pass"),
 ]
 
 
@@ -343,7 +343,7 @@ def test_a_calibrated_map_is_not_undone(tmp_path: Path, checkpoint: Path, caplog
 
 def test_arguments_that_change_scores_are_warned_of(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_ckaad(**TINY, score_top_k=7).on_load_checkpoint(read_checkpoint(checkpoint))
-    assert "The checkpoint's model was scored with score_top_k 100, not 7" in caplog.text
+    assert "trained with score_top_k 100, not 7" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -394,4 +394,4 @@ def test_a_reader_of_ones_own_is_kept(data_root: Path, checkpoint: Path, tmp_pat
 
 def test_what_torch_says_of_forbidden_names() -> None:
     said = "Weights only load failed. Unsupported global: GLOBAL posix.mkdir was not an allowed global by default."
-    assert "which asks for posix.mkdir: code" in loading_error("a", pickle.UnpicklingError(said))
+    assert "asks for posix.mkdir, code" in loading_error("a", pickle.UnpicklingError(said))

@@ -140,7 +140,7 @@ def check(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
     warn_of_newer(checkpoint)
 
 
-def check_kind(checkpoint: Mapping[str, Any], path: object = "given") -> None:
+def check_kind(checkpoint: Mapping[str, Any], path: object = None) -> None:
     """Check that a checkpoint is of a Ckaad.
 
     Raises:
@@ -257,8 +257,8 @@ def _check_sums(path: object) -> None:
 
 def _not_ours(path: object) -> str:
     return (
-        f"The checkpoint {path} is not of Ckaad: it has no auto-encoder. Pass one that training Ckaad has written, or "
-        "--model with the model that wrote this one."
+        f"The checkpoint{f' {path}' if path else ''} is not of Ckaad: it has no auto-encoder. Pass one that training "
+        "Ckaad has written, or --model with the model that wrote this one."
     )
 
 
