@@ -1,13 +1,13 @@
-"""One epoch after the first, with the backbone's features from memory or disk, against computing them every time.
+"""An epoch with the backbone's features from memory or disk, compared with computing them every time.
 
     python benchmarks/cache.py [--rounds 5] [--threads 2] [--images 80] [--backbones resnet18 tf_efficientnet_lite0]
         [--report docs/speed.md]
 
 Trains through anomalib's engine on a plain folder of images of 256x256 without augmentations, in batches of 16, a fifth
 of them for validation: with known anomalies in the batches, with none, and with elastic ones, which are new each time
-and in no cache. Weights are random, which changes no time. In every round each way trains for two epochs, of which the
-second is timed, validation included; ratios are medians over rounds. In memory, images are read once as well. For the
-disk the cache in memory is off, and the files are written in an untimed round. The last line is a JSON object.
+and in no cache. Weights are random, which changes no time. In every round each way trains for two epochs; the second is
+timed, with its validation. Ratios are medians over rounds. In memory, images are read once as well. For the disk, the
+cache in memory is off, and an untimed round writes the files. The last line is a JSON object.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from anomalib_ckaad.training.read_once import ReadOnce
 
 STAGES = (2, 3)
 BATCH = 16
+ANOMALIES = ("known", "none", "elastic")
 WAYS: dict[str, dict[str, Any]] = {
     "computed": {"feature_cache": 0},
     "memory": {"feature_cache": 8},
@@ -40,18 +41,18 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 class SecondEpoch(Callback):
-    """Times the second epoch, and reads how much the cache holds before it is cleared."""
+    """Times the second epoch, and notes how much the cache holds before it is cleared."""
 
     seconds = 0.0
     held = 0
     images = 0
 
     def on_train_epoch_start(self, *_: object) -> None:
-        """Begin."""
+        """Start the clock."""
         self.begin = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
-        """End; validation has been before."""
+        """Stop the clock; validation is over."""
         self.seconds = time.perf_counter() - self.begin
         self.held = pl_module.feature_cache.bytes_held
         data = trainer.datamodule.train_data
@@ -136,6 +137,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--images", type=int, default=80, help="normal images; default: %(default)s")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--anomalies", nargs="+", choices=ANOMALIES, default=ANOMALIES, help="default: all")
     parser.add_argument(
         "--backbones", nargs="+", default=("resnet18", "tf_efficientnet_lite0"), help="default: ResNet18 and Lite0"
     )
@@ -143,7 +145,7 @@ def parse() -> argparse.Namespace:
     parser.set_defaults(device="cpu", workers=0)  # growth.py, which trains by the same function, has options for them
     options = parser.parse_args()
     if options.rounds < 2:  # noqa: PLR2004  # quartiles need two values
-        parser.error(f"Expected --rounds of at least 2, got {options.rounds}. Do leave it out for 5.")
+        parser.error(f"--rounds must be at least 2, not {options.rounds}.")
     return options
 
 
@@ -156,7 +158,7 @@ def main() -> None:
     rows = []
     results: dict[str, dict[str, Any]] = {}
     for backbone in options.backbones:
-        for anomalies in ("known", "none", "elastic"):
+        for anomalies in options.anomalies:
             found = measure(backbone, options, anomalies=anomalies)
             rows.append(
                 {

@@ -1,4 +1,4 @@
-"""What precision costs: AUROC, differences, size and latency of OpenVINO exports in f32, bf16, FP16 and INT8.
+"""AUROC, differences to the checkpoint, size and latency of OpenVINO exports in f32, bf16, FP16 and INT8.
 
     python benchmarks/export_precision.py [--config configs/demo.yaml --ckpt MODEL.ckpt] [--output DIR]
         [--map paper] [--without int8_acq] [--report docs/deployment.md --section precision]
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--section", default="precision", help="name of that section; default: %(default)s")
     arguments = parser.parse_args()
     if (arguments.config is None) != (arguments.ckpt is None):
-        parser.error("--config and --ckpt belong together")
+        parser.error("Pass both --config and --ckpt, or neither.")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         output = arguments.output or Path(temporary)
@@ -133,7 +133,7 @@ def export(checkpoint: Path, config: Path, output: Path, compression: str | None
         ckpt_path=checkpoint,
     )
     if path is None:
-        msg = f"Expected an export, got none for {compression}. Do see anomalib's messages above."
+        msg = f"The export with compression {compression} failed; anomalib's messages above say why."
         raise RuntimeError(msg)
     return path
 

@@ -1,20 +1,18 @@
 """Images per second and peak memory of Ckaad, PatchCore and PaDiM, on one backbone and the same images.
 
-    python benchmarks/inference.py [--repeats 30] [--threads 2] [--report docs/results.md]
+    python benchmarks/inference.py [--repeats 30] [--threads 2] [--report docs/speed.md]
 
 Images have the models' size and are normalized; pre- and post-processing, the same for all, is left out. Weights are
-random, which changes no time. PatchCore's memory bank has the rows that a coreset of 10 % keeps of 100, 400 or
+random, which changes no time. PatchCore's memory bank has as many rows as a coreset of 10 % keeps of 100, 400 or
 800 images, drawn at random instead of by its greedy search. Every round visits every model for an untimed and a timed
-call, so that a busy machine slows all of them alike; memory is that of a process that only loads the model and scores
-one batch. Printed are medians and quartiles; the last line is a JSON object with the same numbers.
+call, so that a busy machine slows all of them alike. Memory is that of a process that only loads the model and scores
+one batch. The medians and quartiles are printed; the last line is a JSON object with the same numbers.
 """
 
 import argparse
 import contextlib
-import json
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from typing import Any, TypeAlias
 import openvino
 import torch
 from anomalib.models import Padim, Patchcore
+from machine import describe_machine, publish
 from peak_memory import load
 from torch import Tensor, nn
 
@@ -35,16 +34,14 @@ from anomalib_ckaad import Ckaad
 from anomalib_ckaad.network.backbone import resolve_layers
 from anomalib_ckaad.scoring.calibration import ResidualMoments
 from anomalib_ckaad.scoring.residuals import reconstruction_share
-from anomalib_ckaad.study.sections import markdown_table, write_section
+from anomalib_ckaad.study.sections import markdown_table
 
 BACKBONE, STAGES = "tf_efficientnet_lite0", (2, 3)
 TRAINING_IMAGES = (100, 400, 800)
 CORESET = 0.1
 BATCHES = (1, 16)
 RUNTIMES = ("torch", "OpenVINO")
-REFERENCE = "PatchCore, 400 images"
-PLAIN = "Ckaad, uncalibrated"
-PARTS = "Ckaad, backbone and auto-encoder alone"
+REFERENCE = f"PatchCore, {TRAINING_IMAGES[1]} images"
 Job: TypeAlias = tuple[str, str, int]
 """Model, runtime and batch."""
 
@@ -62,32 +59,17 @@ class Scores(nn.Module):
         return found.pred_score, found.anomaly_map
 
 
-class BackboneAndAutoEncoder(nn.Module):
-    """What of Ckaad must be computed: all else is overhead."""
-
-    def __init__(self, model: Ckaad) -> None:
-        super().__init__()
-        self.model = model.model
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Reconstructions."""
-        return self.model.reconstruct(images)[1]
-
-
 def build(name: str, size: int) -> nn.Module:
     """A model ready to score, by the name of its row in the table."""
     torch.manual_seed(0)
     shared: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
-    ckaad = Ckaad(BACKBONE, STAGES, pre_trained=False, image_size=size, **shared)
-    if name == PARTS:
-        return BackboneAndAutoEncoder(ckaad).eval()
     images = torch.rand(16, 3, size, size)
-    if name.startswith("Ckaad"):
-        if name == "Ckaad":  # with its defaults for this backbone, as after a training
-            moments = ResidualMoments(reconstruction_share(len(images)))
-            with torch.no_grad():
-                moments.add(*ckaad.model.eval().reconstruct(images))
-            ckaad.model.calibration.set(moments)
+    if name == "Ckaad":  # with its defaults for this backbone, calibrated as after a training
+        ckaad = Ckaad(BACKBONE, STAGES, pre_trained=False, image_size=size, **shared)
+        moments = ResidualMoments(reconstruction_share(len(images)))
+        with torch.no_grad():
+            moments.add(*ckaad.model.eval().reconstruct(images))
+        ckaad.model.calibration.set(moments)
         return Scores(ckaad.model).eval()
     shared |= {
         "backbone": BACKBONE,
@@ -126,11 +108,12 @@ def prepare(job: Job, folder: Path, size: int) -> Path:
     return path.with_suffix(".xml")
 
 
-def jobs() -> list[Job]:
+def jobs(largest: int) -> list[Job]:
     """Model, runtime and batch; other sizes of PatchCore's bank only one image at a time: they take gigabytes."""
-    banks = [(f"PatchCore, {count} images", (1, 16) if count == 400 else (1,)) for count in TRAINING_IMAGES]  # noqa: PLR2004
-    rows = [("Ckaad", BATCHES), (PLAIN, BATCHES), (PARTS, BATCHES), ("PaDiM", BATCHES), *banks]
-    return [(name, runtime, batch) for runtime in RUNTIMES for name, batches in rows for batch in batches]
+    batches = [batch for batch in BATCHES if batch <= largest]
+    banks = [f"PatchCore, {count} images" for count in TRAINING_IMAGES]
+    rows = [("Ckaad", batches), ("PaDiM", batches), *[(bank, batches if bank == REFERENCE else [1]) for bank in banks]]
+    return [(name, runtime, batch) for runtime in RUNTIMES for name, each in rows for batch in each]
 
 
 def measure_seconds(files: dict[Job, Path], options: argparse.Namespace) -> dict[Job, list[float]]:
@@ -152,12 +135,14 @@ def measure_memory(job: Job, path: Path, options: argparse.Namespace) -> float:
     """Peak memory in MiB of a process that scores once."""
     script = Path(__file__).with_name("peak_memory.py")
     arguments = [path, "--batch", job[2], "--image-size", options.image_size, "--threads", options.threads]
+    # A .pt file finds the classes of this script there.
+    path = os.pathsep.join([str(script.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, script, *map(str, arguments)],
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(script.parent)},  # where a .pt file finds the classes of this script
+        env={**os.environ, "PYTHONPATH": path},
     )
     return float(done.stdout.split()[-1])
 
@@ -168,35 +153,29 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=30, help="rounds, at least 2; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--largest-batch", type=int, choices=BATCHES, default=BATCHES[-1], help="default: %(default)s")
     parser.add_argument("--report", type=Path, help="Markdown file whose section `inference` gets the table")
     options = parser.parse_args()
     if options.repeats < 2:  # noqa: PLR2004  # quartiles need two values
-        parser.error(f"Expected --repeats of at least 2, got {options.repeats}. Do leave it out for 30.")
+        parser.error(f"--repeats must be at least 2, not {options.repeats}.")
     return options
 
 
-def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """A row for each job, and the share of Ckaad's time outside backbone and auto-encoder."""
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each job."""
     with tempfile.TemporaryDirectory() as folder:
-        files = {job: prepare(job, Path(folder), options.image_size) for job in jobs()}
+        files = {job: prepare(job, Path(folder), options.image_size) for job in jobs(options.largest_batch)}
         memory = {job: measure_memory(job, path, options) for job, path in files.items()}
         seconds = measure_seconds(files, options)
     rows = []
-    for job in jobs():
+    for job in files:
         name, runtime, batch = job
         low, median, high = statistics.quantiles([batch / taken for taken in seconds[job]], n=4, method="inclusive")
         row = {"runtime": runtime, "batch": batch, "model": name, "low": low, "median": median, "high": high}
         row["ratio"] = median_ratio(seconds[REFERENCE, runtime, batch], seconds[job])
         row["memory"] = memory[job]
         rows.append(row)
-    outside = {
-        f"{model}, {runtime}, batch {batch}": 1
-        - median_ratio(seconds[PARTS, runtime, batch], seconds[model, runtime, batch])
-        for model in ("Ckaad", PLAIN)
-        for runtime in RUNTIMES
-        for batch in BATCHES
-    }
-    return rows, outside
+    return rows
 
 
 def median_ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
@@ -210,7 +189,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     options = parse()
     torch.set_num_threads(options.threads)
-    rows, outside = measure(options)
+    rows = measure(options)
     shown = [
         {
             "runtime": row["runtime"],
@@ -222,17 +201,13 @@ def main() -> None:
         }
         for row in rows
     ]
-    share = "; ".join(f"{name}: {100 * value:.0f} %" for name, value in outside.items())
-    text = f"{markdown_table(shown)}\n\nShare of the time outside backbone and auto-encoder: {share}."
-    print(text)
-    if options.report:
-        write_section(options.report, "inference", text)
-    machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
-    print(json.dumps({**machine, "repeats": options.repeats, "rows": rows, "outside": outside}))
+    machine = describe_machine(options.threads)
+    text = f"{markdown_table(shown)}\n\nMedian (quartiles) of {options.repeats} rounds; {machine}."
+    publish(text, {"machine": machine, "repeats": options.repeats, "rows": rows}, options.report, "inference")
 
 
 if __name__ == "__main__":
-    # By its own name, so that the classes in saved models are found by a process that runs another script.
+    # By its own name: memory is measured by another script, which must find the classes of the saved models.
     from inference import main as run
 
     run()

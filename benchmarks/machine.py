@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, medians with quartiles, images to train on, what is published."""
+"""Shared by the benchmarks: describes the machine, formats medians, writes images to train on, prints results."""
 
 import json
 import platform
@@ -14,7 +14,7 @@ from anomalib_ckaad.study.sections import write_section
 
 
 def describe_machine(threads: int, device: str = "cpu") -> str:
-    """Processor, cores, threads and torch's version, after the GPU where it is one."""
+    """The GPU, if any, the processor, its cores, threads and torch's version."""
     if device != "cpu":
         return f"{torch.cuda.get_device_name()}; {describe_machine(threads)}"
     names: list[str] = []
@@ -38,19 +38,8 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Mean with standard deviation, where there are several values.
-
-    Example:
-        >>> mean_and_deviation([1.0, 3.0]), mean_and_deviation([1.0])
-        ('2.0 ± 1.4', '1.0')
-    """
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
-
-
 def publish(text: str, found: object, report: Path | None, section: str) -> None:
-    """Print a text and, as the last line, what was found as JSON; write the text into a section of a Markdown file."""
+    """Print a text and, as the last line, the results as JSON; write the text into a section of a Markdown file."""
     print(text)
     if report is not None:
         write_section(report, section, text)

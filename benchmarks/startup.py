@@ -3,10 +3,10 @@
     python benchmarks/startup.py [--repeats 100]
 
 Starts interpreters of two new virtual environments, one bare and one with the hook, in turn and over and over, so that
-a busy machine slows all of them alike; `anomalib-ckaad --help` and `import torch` run in the environment of this
-program. Whole processes are timed, and for the hook also its line in the .pth file alone, from inside, which is far
-less noisy. Printed are medians and quartiles in milliseconds; a cost is the median of the differences, pair by pair,
-and the last row, which alone is no time, that of ratios. The last line is a JSON object with the same numbers.
+a busy machine slows all of them alike. ``anomalib-ckaad --help`` and ``import torch`` run in the environment of this
+program. Whole processes are timed; the hook's line in the .pth file is also timed from inside, which is far less noisy.
+Medians and quartiles are printed in milliseconds. A cost is the median of the differences, pair by pair; the last row
+is the median of ratios. The last line is a JSON object with the same numbers.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     repeats = options.repeats
     if repeats < 2:  # noqa: PLR2004  # quartiles need two values
-        parser.error(f"Expected --repeats of at least 2, got {repeats}. Do leave it out for 100.")
+        parser.error(f"--repeats must be at least 2, not {repeats}.")
     summary = {name: summarize(values) for name, values in measure(repeats).items()}
     print(f"{'milliseconds':<40}{'median':>10}{'lower':>10}{'upper':>10}   (quartiles of {repeats} rounds)")
     for name, row in summary.items():

@@ -1,17 +1,15 @@
-"""One training step against a plain one, its share of what the processor can do, and its memory.
+"""Time and memory of one training step, compared with a plain one.
 
     python benchmarks/training_step.py [--rounds 7] [--threads 2] [--backbones resnet18 wide_resnet50_2]
         [--device cpu] [--report docs/speed.md]
 
 The plain step is ``plain_step.py``: the reference's order of computation in float32, with nothing done for speed. Both
-have the same images and weights that began alike; weights are random, which changes no time. Every round does one of
-each, one more with the features given as the feature cache gives them, and matrix products in the step's precision, so
-that a busy machine slows all of them alike; ratios are medians over rounds. Multiply-adds are counted by torch, two
-operations each. The bound is the ratio that a step at the matrix product's FLOP/s would have. Memory is the peak of a
-process that does two steps of one kind, the package's with ``save_memory`` as well; of one that holds the weights,
-their gradients and what Adam keeps, and does no step; and of one that imports the package alone. On a GPU it is what
-torch has allocated there, and the plain step's convolutions are in TF32, as torch has them. The last line is a JSON
-object.
+have the same images and begin with the same weights; weights are random, which changes no time. Every round does one
+step of each kind, so that a busy machine slows all of them alike; ratios are medians over rounds. "Saving memory" is
+the package's step with gradient checkpointing; "cached" is given the backbone's features. Memory is the peak of a
+process that does two steps of one kind, of one that only holds the weights, their gradients and Adam's moments, and of
+one that only imports the package. On a GPU it is what torch has allocated there, and the plain step's convolutions are
+in TF32, torch's default. The last line is a JSON object.
 """
 
 import argparse
@@ -28,7 +26,6 @@ import torch
 from machine import describe_machine, publish, spread
 from plain_step import PlainStep
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_ckaad.network.discriminator import PatchDiscriminator
 from anomalib_ckaad.network.grad_checkpointing import save_memory
@@ -37,11 +34,8 @@ from anomalib_ckaad.study.memory import peak_memory
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
-from anomalib_ckaad.training.precision import WORTHWHILE, bfloat16_speed_up
 
-MATRIX_SIDE = 4096
 LEARNING_RATES = (1e-3, 1e-4)
-MILLION, GPUS = 10**6, 8
 KINDS = ("plain", "package", "saving", "state", "nothing")
 """What a process whose memory is measured does."""
 
@@ -138,31 +132,17 @@ def seconds_of(function: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - begin
 
 
-def matrix_product(dtype: torch.dtype, side: int, device: str) -> Callable[[], float]:
-    """A function that multiplies two large matrices and returns the operations a second."""
-    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as convolutions have it
-    return lambda: 2 * side**3 / seconds_of(lambda: one @ other, device)
-
-
 def measure(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dict[str, list[float]]:
-    """Seconds of every kind of step, and operations a second of matrix products, one value a round."""
+    """Seconds of every kind of step, and ratios of the plain step's to the others', one value a round."""
     device = options.device
     plain, package, saving = build(setup, device, bfloat16=bfloat16)
     images, is_anomalous = make_batch(setup, options.image_size, device)
     cached = package.features(images)
-    dtype = cached[0].dtype
-    side = min(MATRIX_SIDE, 16 * options.image_size) if device == "cpu" else 2 * MATRIX_SIDE
-    multiply = matrix_product(dtype, side, device)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        package(package.features(images), is_anomalous)
     kinds: dict[str, Callable[[], float]] = {
         "plain": lambda: seconds_of(lambda: plain(images[: setup.each], images[setup.each :]), device),
         "package": lambda: seconds_of(lambda: package(package.features(images), is_anomalous), device),
         "saving": lambda: seconds_of(lambda: saving(saving.features(images), is_anomalous), device),
         "cached": lambda: seconds_of(lambda: package(cached, is_anomalous), device),
-        "matrix": lambda: max(multiply() for _ in range(3)),
     }
     values: dict[str, list[float]] = {name: [] for name in kinds}
     for number in range(-1 if device == "cpu" else -3, options.rounds):  # the first rounds warm up
@@ -170,15 +150,8 @@ def measure(setup: Setup, options: argparse.Namespace, *, bfloat16: bool) -> dic
             value = run()
             if number >= 0:
                 values[name].append(value)
-    operations = counter.get_total_flops()
-    values["ratio"] = [one / other for one, other in zip(values["plain"], values["package"], strict=True)]
-    values["ratio_saving"] = [one / other for one, other in zip(values["plain"], values["saving"], strict=True)]
-    values["ratio_cached"] = [one / other for one, other in zip(values["plain"], values["cached"], strict=True)]
-    values["flops_share"] = [
-        operations / one / other for one, other in zip(values["package"], values["matrix"], strict=True)
-    ]
-    values["bound"] = [one / other for one, other in zip(values["ratio"], values["flops_share"], strict=True)]
-    values["operations"] = [operations]
+    for name, other in (("ratio", "package"), ("ratio_saving", "saving"), ("ratio_cached", "cached")):
+        values[name] = [one / two for one, two in zip(values["plain"], values[other], strict=True)]
     return values
 
 
@@ -232,31 +205,14 @@ def row_of(name: str, values: dict[str, list[float]], memory: dict[str, float], 
         f"plain, {unit}": spread(values["plain"], scale),
         f"package, {unit}": spread(values["package"], scale),
         "ratio": spread(values["ratio"]),
-        "bound of the ratio": spread(values["bound"]),
         f"saving memory, {unit}": spread(values["saving"], scale),
         "ratio, saving": spread(values["ratio_saving"]),
         f"with features cached, {unit}": spread(values["cached"], scale),
         "ratio, cached": spread(values["ratio_cached"]),
-        "GFLOP a step": f"{values['operations'][0] / 1e9:.0f}",
-        "share of the matrix product's FLOP/s": spread(values["flops_share"]),
-        "matrix product, GFLOP/s": spread(values["matrix"], 1e-9),
         "peak memory, MiB: plain, package, saving, state alone, imports alone": ", ".join(
             f"{value:.0f}" for value in memory.values()
         ),
     }
-
-
-def of_a_million(found: dict[str, dict[str, Any]], size: int) -> str:
-    """How long an epoch of a million normal images would take on eight such GPUs; computed, not measured."""
-    hours = ", ".join(
-        f"{name} {statistics.median(one['package_quartiles']) / SETUPS[name].each * MILLION / GPUS / 3600:.2g} hours"
-        for name, one in found.items()
-    )
-    return (
-        f"Arithmetic for a million normal images of {size}x{size} on {GPUS} such GPUs, nothing of which was run: "
-        f"images times seconds an image of the package's step / {GPUS}, as if GPUs shared the work without loss and "
-        f"reading images took no time. An epoch: {hours}."
-    )
 
 
 def parse() -> argparse.Namespace:
@@ -266,14 +222,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--backbones", nargs="+", choices=SETUPS, default=DEFAULT_SETUPS, help="default: both ResNets")
     parser.add_argument("--image-size", type=int, default=256, help="default: %(default)s")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="default: auto")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="default: %(default)s")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--report", type=Path, help="Markdown file whose section gets the table")
     parser.add_argument("--section", default="training-step", help="of the report; default: %(default)s")
     parser.add_argument("--steps-of", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 2:  # noqa: PLR2004  # quartiles need two values
-        parser.error(f"Expected --rounds of at least 2, got {options.rounds}. Do leave it out for 7.")
+        parser.error(f"--rounds must be at least 2, not {options.rounds}.")
     return options
 
 
@@ -281,14 +237,12 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     torch.set_num_threads(options.threads)
-    measured = options.precision == "auto" and options.device == "cpu" and bfloat16_speed_up() >= WORTHWHILE
-    bfloat16 = measured or options.precision == "bfloat16"
+    bfloat16 = options.precision == "bfloat16"
     if options.steps_of:
         setup = SETUPS[options.backbones[0]]
         two_steps(setup, options.steps_of, options.image_size, options.device, bfloat16=bfloat16)
         print(f"{peak_memory():.0f}")
         return
-    precision = "bfloat16" if bfloat16 else "float32"
     machine = describe_machine(options.threads, options.device)
     rows: list[dict[str, str]] = []
     found: dict[str, dict[str, Any]] = {}
@@ -296,19 +250,16 @@ def main() -> None:
         memory = {kind: measure_memory(name, kind, options) for kind in KINDS}
         values = measure(SETUPS[name], options, bfloat16=bfloat16)
         rows.append(row_of(name, values, memory, options.device))
-        shown = ("ratio", "ratio_saving", "ratio_cached", "flops_share", "bound")
+        shown = ("ratio", "ratio_saving", "ratio_cached")
         found[name] = {key: statistics.median(values[key]) for key in shown}
         found[name]["memory_ratio"] = memory["package"] / memory["plain"]
         found[name]["memory_ratio_saving"] = memory["saving"] / memory["plain"]
-        found[name] |= {"machine": machine, "precision": precision, "mebibytes": memory}
-        found[name] |= {"operations": values["operations"][0], "matrix_flops": statistics.median(values["matrix"])}
+        found[name] |= {"machine": machine, "precision": options.precision, "mebibytes": memory}
         found[name] |= {
             f"{key}_quartiles": statistics.quantiles(values[key], n=4, method="inclusive")
-            for key in ("plain", "package", "saving", "cached", "ratio", "ratio_saving", "ratio_cached", "flops_share")
+            for key in ("plain", "package", "saving", "cached", "ratio", "ratio_saving", "ratio_cached")
         }
-    text = f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {precision}; {machine}."
-    if options.device != "cpu":
-        text += f"\n\n{of_a_million(found, options.image_size)}"
+    text = f"{markdown_table(rows)}\n\nMedian (quartiles) of {options.rounds} rounds, {options.precision}; {machine}."
     publish(text, found, options.report, options.section)
 
 

@@ -1,8 +1,8 @@
-"""Write which images show the same part, by the numbers at the end of their names and by what they show.
+"""Write a table that says which images show the same part, for ``groups`` of ``KnownAnomalies``.
 
-Cameras count: exposures of one part have numbers close to each other. Where the numbers are a little further apart, the
-part was perhaps put under the camera again, and its pattern tells, whatever the light was. Folders are not asked: one
-exposure may be labeled as normal and another as anomalous.
+For cameras that number their images: images whose numbers are close show the same part. Images whose numbers are a
+little further apart may show it once more; their pattern decides, whatever the light. Labels do not matter: of one
+part, one image may be labeled as normal and another one as anomalous.
 
     python examples/group_exposures.py DATA/magnetic_tile/test > groups.csv
 """
@@ -20,13 +20,13 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor
 
 SIDE = 48
-"""Pixels a side that patterns are compared at."""
+"""Side in pixels at which patterns are compared."""
 BROAD, BROADER = (4.0, 6.0)
-"""Standard deviations, in these pixels, of what counts as light and as contrast rather than pattern."""
+"""Standard deviations, in these pixels, of blurs that leave only the light, and only the contrast."""
 
 
 def pattern(path: Path) -> Tensor:
-    """What an image shows beside its light and the marks that run down all parts: a vector of length one."""
+    """An image without its light, its contrast and marks that run down all parts: a vector of length one."""
     with Image.open(path) as image:
         gray = pil_to_tensor(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).double()
     detail = gray - _blur(gray, BROAD)
@@ -40,13 +40,13 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def group(numbers: Sequence[int], patterns: Tensor, *, gap: int, far: int, alike: float) -> list[int]:
-    """The smallest number in the group that each image is in.
+    """The smallest number in the group of each image.
 
     Args:
         numbers: One an image (N).
         patterns: Vectors of length one (N, D).
-        gap: So far apart, and images show the same part.
-        far: So far apart, and they may, if their patterns correlate by ``alike``.
+        gap: Images whose numbers differ by at most this show the same part.
+        far: So do images whose numbers differ by at most this and whose patterns correlate by ``alike``.
         alike: Smallest correlation, in [-1, 1].
     """
     distance = (torch.tensor(numbers)[:, None] - torch.tensor(numbers)).abs()
@@ -60,17 +60,17 @@ def group(numbers: Sequence[int], patterns: Tensor, *, gap: int, far: int, alike
 
 
 def main() -> None:
-    """Group the images of all folders in the given one."""
+    """Group the images in all folders of a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--gap", type=int, default=150, help="default: %(default)s")
+    parser.add_argument("--gap", type=int, default=150, help="see `group` above; default: %(default)s")
     parser.add_argument("--far", type=int, default=1500, help="default: %(default)s")
     parser.add_argument("--alike", type=float, default=0.5, help="default: %(default)s")
     options = parser.parse_args()
     numbered = [(path, re.search(r"(\d+)$", path.stem)) for path in sorted(options.folder.glob("*/*"))]
     images = [(path, int(found.group())) for path, found in numbered if found is not None]
     if not images:
-        parser.error(f"Expected folders of images named by numbers in {options.folder}, got none. Do check the path.")
+        parser.error(f"{options.folder} has no folders with images whose names end in a number. Check the path.")
     patterns = torch.stack([pattern(path) for path, _ in images])
     limits = {"gap": options.gap, "far": options.far, "alike": options.alike}
     writer = csv.writer(sys.stdout)

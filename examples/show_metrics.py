@@ -1,32 +1,16 @@
-"""Put ``metrics.json`` files that Ckaad wrote beside its checkpoints into a section of a Markdown file.
+"""Print the test metrics of several trainings as a table, in percent.
 
-python examples/show_metrics.py results/Ckaad/*/latest/weights/lightning/metrics.json --report docs/results.md
+python examples/show_metrics.py results/Ckaad/*/latest/weights/lightning/metrics.json
 """
 
-import argparse
 import json
+import sys
 from pathlib import Path
 
-from anomalib_ckaad.study.sections import markdown_table, write_section
+import pandas as pd
 
-
-def main() -> None:
-    """Print the table, and write it where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--report", type=Path, help="the Markdown file")
-    parser.add_argument("--section", default="metrics", help="its section")
-    options = parser.parse_args()
-    rows = []
-    for file in options.files:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        metrics = {name: f"{100 * value:.1f}" for name, value in content["metrics"].items()}
-        rows.append({"data": content["data"] or "", **metrics})
-    text = markdown_table(rows)
-    print(text)
-    if options.report:
-        write_section(options.report, options.section, text)
-
-
-if __name__ == "__main__":
-    main()
+rows = {}
+for name in sys.argv[1:]:
+    content = json.loads(Path(name).read_text(encoding="utf-8"))
+    rows[content["data"] or name] = content["metrics"]  # "data" is the datamodule's name
+print((100 * pd.DataFrame(rows).T).round(1).to_string())

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, MVTecAD
 
@@ -140,37 +139,22 @@ def test_held_out_images_are_normal_training_images_and_the_same_every_time(
 
 @pytest.mark.parametrize(
     ("name", "jobs"),
-    [
-        ("study", 72),
-        ("ablation_share", 9),
-        ("ablation_types", 9),
-        ("ablation_norm", 12),
-        ("eight_known", 54),
-        ("textures", 24),
-        ("precision", 12),
-        ("precision_resnet", 6),
-        ("patchcore_coreset", 4),
-        ("patchcore_tile", 6),
-        ("textures_bank", 6),
-        ("textures_others", 42),
-        ("textures_draws", 36),
-        ("discriminators", 12),
-        ("defaults", 36),
-    ],
+    [("examples/study", 12), ("benchmarks/accuracy", 120), ("benchmarks/accuracy_textures", 72)],
 )
-def test_studies_of_the_examples_are_made_of_known_classes_and_arguments(
-    name: str, jobs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_studies_are_made_of_known_classes_and_arguments(name: str, jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "nowhere")
-    examples = Path(__file__).parents[1] / "examples"
-    monkeypatch.syspath_prepend(str(examples))  # some name classes that lie beside them
-    found = read_study(examples / f"{name}.yaml").jobs
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # has a class that one of them names
+    found = read_study(ROOT / f"{name}.yaml").jobs
     assert len(found) == jobs
-    for job in {(job.method, job.data): job for job in found}.values():
+    for job in ({job.method: job for job in found} | {job.data: job for job in found}).values():  # each at least once
         recipes(job)
 
 
-def test_the_defaults_are_measured_on_the_studys_images() -> None:
-    studies = [yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text()) for name in ("study", "defaults")]
-    assert studies[0]["data"] == studies[1]["data"]
-    assert studies[0]["seeds"] == studies[1]["seeds"]
+def test_the_size_of_patchcores_coreset_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "nowhere")
+    for given, expected in ((None, 0.0025), ("0.06", 0.06)):
+        if given:
+            monkeypatch.setenv("CORESET", given)
+        jobs = read_study(ROOT / "benchmarks" / "accuracy.yaml").jobs
+        ratios = {job.settings["model"]["init_args"].get("coreset_sampling_ratio") for job in jobs}
+        assert ratios == {None, expected}

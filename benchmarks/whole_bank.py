@@ -1,7 +1,6 @@
-"""PatchCore that keeps every position, for examples/textures_bank.yaml.
+"""PatchCore that keeps every position of its training images, for accuracy_textures.yaml.
 
-A coreset of all positions is all positions, whatever the order they are chosen in: choosing them one by one takes half
-an hour for nothing.
+The same memory bank as with ``coreset_sampling_ratio=1``, without the half hour of choosing positions one by one.
 """
 
 import torch
@@ -10,17 +9,17 @@ from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
 
 class WholeBankModel(PatchcoreModel):
-    """Keeps what the coreset is chosen from."""
+    """PatchCore's model without the coreset."""
 
     def subsample_embedding(self, sampling_ratio: float, embeddings: torch.Tensor | None = None) -> None:
-        """Keep all."""
+        """Keep all embeddings."""
         del sampling_ratio, embeddings
         self.memory_bank = torch.vstack(self.embedding_store)
         self.embedding_store.clear()
 
 
 class WholeBankPatchcore(Patchcore):
-    """anomalib's PatchCore with ``coreset_sampling_ratio=1``; the ratio it is given does not count."""
+    """anomalib's PatchCore without a coreset; ``coreset_sampling_ratio`` is ignored."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
