@@ -1,5 +1,7 @@
 """Every config is what `anomalib train --config` takes, and none validates on test images."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, MVTecAD
 
 from anomalib_ckaad import Ckaad, KnownAnomalies
-from anomalib_ckaad.cli.configs import config_names, config_path, config_summary
+from anomalib_ckaad.cli.config import config_names, config_path, config_summary
 from anomalib_ckaad.study.jobs import read_study
 from anomalib_ckaad.study.run_job import parse as parse_job
 from tests import paper_data
@@ -27,6 +29,19 @@ KNOWN = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], AnomalibCLI]:
+    """Each config as it is, read once."""
+    folder = tmp_path_factory.mktemp("plain")
+
+    @cache
+    def read(name: str) -> AnomalibCLI:
+        with pytest.MonkeyPatch.context() as patch:
+            return parse(name, folder, patch)
+
+    return read
+
+
 def parse(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> AnomalibCLI:
     """Read a config and make its model, datamodule and engine as ``anomalib train`` does, in an empty folder."""
     monkeypatch.chdir(folder)
@@ -34,8 +49,8 @@ def parse(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: 
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_config_parses_and_instantiates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli = parse(name, tmp_path, monkeypatch)
+def test_config_parses_and_instantiates(name: str, plain: Callable[[str], AnomalibCLI]) -> None:
+    cli = plain(name)
     assert type(cli.model) is Ckaad
     assert isinstance(cli.datamodule, AnomalibDataModule)
     data = cli.datamodule.data if isinstance(cli.datamodule, KnownAnomalies) else cli.datamodule
@@ -47,10 +62,8 @@ def test_config_parses_and_instantiates(name: str, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("name", "data"), [("mvtec_ad", "MVTecAD"), ("visa", "Visa")])
-def test_industrial_configs_are_the_papers(
-    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cli = parse(name, tmp_path, monkeypatch)
+def test_industrial_configs_are_the_papers(name: str, data: str, plain: Callable[[str], AnomalibCLI]) -> None:
+    cli = plain(name)
     chosen = {key: cli.model.hparams[key] for key in PAPER}
     assert chosen == PAPER
     assert (cli.model.learning_rate, cli.model.discriminator_learning_rate) == (5e-3, 1e-4)
@@ -60,11 +73,9 @@ def test_industrial_configs_are_the_papers(
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_configs_with_known_anomalies_are_the_papers(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configs_with_known_anomalies_are_the_papers(name: str, plain: Callable[[str], AnomalibCLI]) -> None:
     data, batch_size, epochs, pixels, types = KNOWN[name]
-    cli = parse(name, tmp_path, monkeypatch)
+    cli = plain(name)
     assert (cli.model.hparams["backbone"], cli.model.hparams["layers"]) == ("resnet18.tv_in1k", (2, 3))
     assert (cli.model.learning_rate, cli.model.discriminator_learning_rate) == (1e-3, 1e-4)
     assert cli.model.hparams["score_top_k"] == pixels
@@ -77,15 +88,14 @@ def test_configs_with_known_anomalies_are_the_papers(
 
 @pytest.mark.parametrize(("name", "data"), [("mvtec_ad_known", "MVTecAD"), ("visa_known", "Visa")])
 def test_industrial_configs_with_known_anomalies_differ_from_the_others_by_these(
-    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data: str, plain: Callable[[str], AnomalibCLI]
 ) -> None:
-    plain = parse(name.removesuffix("_known"), tmp_path, monkeypatch)
-    cli = parse(name, tmp_path, monkeypatch)
+    cli, other = plain(name), plain(name.removesuffix("_known"))
     assert type(cli.datamodule) is KnownAnomalies
     assert type(cli.datamodule.data).__name__ == data
     assert cli.datamodule.ratio == 0.05
-    assert dict(cli.model.hparams) == dict(plain.model.hparams)
-    sections = [run.config["train"] for run in (plain, cli)]
+    assert dict(cli.model.hparams) == dict(other.model.hparams)
+    sections = [run.config["train"] for run in (other, cli)]
     assert sections[0]["data"]["init_args"] == sections[1]["data"]["init_args"]["data"]["init_args"]
     assert sections[0]["trainer"] == sections[1]["trainer"]
 

@@ -11,6 +11,7 @@ from timm.models import FeatureListNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.network.auto_encoder import Architecture
 from anomalib_ckaad.network.channels_last import is_traced
 from anomalib_ckaad.network.folding import fold_batch_norms
@@ -60,7 +61,7 @@ def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm'
     if ":" not in backbone and not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"{name[:6]}*")[:5]) or "resnet18, wide_resnet50_2"
         msg = f"Expected the name of a timm model, got backbone {backbone!r}. Do choose one such as {similar}."
-        raise ValueError(msg)
+        raise ConfigurationError(msg)
     try:
         try:
             with torch.device("meta"):
@@ -73,7 +74,7 @@ def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm'
             f"Expected a timm CNN that gives feature maps, got backbone {backbone!r} ({error}). "
             "Do choose one that timm builds with features_only=True."
         )
-        raise ValueError(msg) from error
+        raise ConfigurationError(msg) from error
 
 
 def resolve_layers(backbone: str, layers: Sequence[str | int]) -> tuple[Stage, ...]:
