@@ -21,7 +21,7 @@ from anomalib_ckaad.errors import CheckpointError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor
 from anomalib_ckaad.training import checkpoints
-from anomalib_ckaad.training.checkpoints import check_fit, loading_error, read_checkpoint
+from anomalib_ckaad.training.checkpoints import check_fit, read_checkpoint
 from anomalib_ckaad.weights.loading import load_backbone_weights
 from tests.conftest import make_folder_data, write_images
 from tests.image_files import write_dicom
@@ -127,7 +127,7 @@ def test_code_in_a_checkpoint_never_runs(
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     trace = tmp_path / "trace"
     write_malicious(tmp_path / "bad.ckpt", trace, checkpoint, how)
-    with pytest.raises(CheckpointError, match=r"^Expected a file of tensors and plain data, got .*mkdir: code that"):
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt was not loaded: it asks for \w+\.mkdir, code"):
         loader(tmp_path / "bad.ckpt", data_root, tmp_path / "results")
     assert not trace.exists()
     with suppress(RuntimeError, pickle.UnpicklingError):
@@ -137,7 +137,7 @@ def test_code_in_a_checkpoint_never_runs(
 
 def test_weights_of_a_backbone_run_no_code_either(tmp_path: Path) -> None:
     torch.save({"state_dict": Intruder(tmp_path / "trace")}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"^Expected a file of tensors and plain data, got .*w\.pth, which asks for"):
+    with pytest.raises(ValueError, match=r"w\.pth was not loaded: it asks for"):
         load_backbone_weights(Ckaad(**TINY).model.backbone, str(tmp_path / "w.pth"))
     assert not (tmp_path / "trace").exists()
 
@@ -192,10 +192,10 @@ def a_tensor(path: Path, good: Path, padim: Path) -> None:
 BROKEN = [
     (missing, r"Expected a checkpoint file, got .*broken\.ckpt, which does not exist\. Do correct the path\."),
     (folder, r"Expected a checkpoint file, got the folder .*broken\.ckpt\. Do name the file in it"),
-    (truncated, r"Expected a readable file of tensors, got .*broken\.ckpt \(RuntimeError\)\. Do copy it again"),
-    (damaged, r"Expected a readable file of tensors, got .*broken\.ckpt \(BadZipFile\)\. Do copy it again"),
-    (empty, r"Expected a readable file of tensors, got .*broken\.ckpt \(EOFError\)\. Do copy it again"),
-    (text, r"Expected a readable file of tensors, got .*broken\.ckpt \(UnpicklingError\)\. Do copy it again"),
+    (truncated, r"broken\.ckpt cannot be read .*\(RuntimeError\)\. Copy it again"),
+    (damaged, r"broken\.ckpt cannot be read .*\(BadZipFile\)\. Copy it again"),
+    (empty, r"broken\.ckpt cannot be read .*\(EOFError\)\. Copy it again"),
+    (text, r"broken\.ckpt cannot be read .*\(UnpicklingError\)\. Copy it again"),
     (of_padim, r"Expected a checkpoint of Ckaad, got .*without tensors of its auto-encoder\. Do pass"),
     (weights_only_file, r"Expected a checkpoint of Ckaad, got .*without tensors of its auto-encoder\. Do pass"),
     (a_tensor, r"Expected a checkpoint of Ckaad, got .*without tensors of its auto-encoder\. Do pass"),
@@ -267,14 +267,13 @@ def test_the_command_line_refuses_before_anything_is_written(
     trace, results = tmp_path / "trace", tmp_path / "results"
     write_malicious(tmp_path / "bad.ckpt", trace, checkpoint, "zip")
     cases = {
-        tmp_path / "bad.ckpt": "Expected a file of tensors and plain data, got ",
+        tmp_path / "bad.ckpt": f"{tmp_path / 'bad.ckpt'} was not loaded: it asks for ",
         tmp_path / "none.ckpt": "Expected a checkpoint file, got ",
         padim: "Expected a checkpoint of Ckaad, got ",
     }
     for path, start in cases.items():
         error = run_main(monkeypatch, capsys, *command_of(subcommand, data_root, results, path))
         assert error.startswith(start)
-        assert ". Do " in error
     if subcommand != "export":  # which takes the checkpoint's architecture
         command = command_of(subcommand, data_root, results, checkpoint, backbone="resnet34", layers="[1, 2]")
         error = run_main(monkeypatch, capsys, *command)
@@ -384,8 +383,3 @@ def test_a_reader_of_ones_own_is_kept(data_root: Path, checkpoint: Path, tmp_pat
     engine = Engine(default_root_dir=tmp_path, plugins=[own := Own()], accelerator="cpu", logger=False)
     engine.test(Ckaad(**TINY), datamodule=make_folder_data(data_root), ckpt_path=checkpoint)
     assert own.read == [checkpoint]
-
-
-def test_what_torch_says_of_forbidden_names() -> None:
-    said = "Weights only load failed. Unsupported global: GLOBAL posix.mkdir was not an allowed global by default."
-    assert "which asks for posix.mkdir: code" in loading_error("a", pickle.UnpicklingError(said))

@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 
 import anomalib_ckaad
+from anomalib_ckaad.__main__ import main as anomalibs_main
 from anomalib_ckaad.cli import config as config_files
 from anomalib_ckaad.cli import main as cli
 from anomalib_ckaad.cli.mistakes import message_for_user
@@ -152,9 +153,12 @@ def test_config_show_prints_the_file_and_path_says_where_it_is(name: str, capsys
         (["convert", "a", "b", "--intensities", "bright"], ["--intensities", "dataset", "LOW,HIGH", "'bright'"]),
         (["convert", "a", "b", "--percentiles", "1,2,3"], ["--percentiles", "'1,2,3'"]),
         (["validate", "--ckpt", "a", "--exported", "b"], ["anomalib-ckaad validate: --data is missing"]),
-        (["validate", *"--ckpt a --exported b --data c --tolerance -1".split()], ["--tolerance", "-1"]),
-        (["validate", *"--ckpt a --exported b --data c --tolerance nan".split()], ["tolerance", "nan"]),
-        (["validate", *"--ckpt a --exported b --data c --precision f64".split()], ["--precision", "'f64'", "'bf16'"]),
+        (["validate", *["--ckpt", "a", "--exported", "b", "--data", "c", "--tolerance", "-1"]], ["--tolerance", "-1"]),
+        (["validate", *["--ckpt", "a", "--exported", "b", "--data", "c", "--tolerance", "nan"]], ["tolerance", "nan"]),
+        (
+            ["validate", *["--ckpt", "a", "--exported", "b", "--data", "c", "--precision", "f64"]],
+            ["--precision", "'f64'", "'bf16'"],
+        ),
     ],
 )
 def test_bad_input_is_one_line_on_stderr(
@@ -168,43 +172,73 @@ def test_bad_input_is_one_line_on_stderr(
     assert err.endswith(".\n")
 
 
-def test_what_was_typed_reaches_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "function", "words", "expected"),
+    [
+        (
+            "data.reading.convert_folder",
+            "convert_folder",
+            "convert from to",
+            (Path("from"), Path("to"), "dataset", (0.5, 99.5), [], []),
+        ),
+        (
+            "data.reading.convert_folder",
+            "convert_folder",
+            "convert from to --intensities=-100,400 --percentiles 1,99 --normal a b --masks c",
+            (Path("from"), Path("to"), (-100.0, 400.0), (1.0, 99.0), ["a", "b"], ["c"]),
+        ),
+        (
+            "study.curve",
+            "run_curve",
+            "curve --config FILE",
+            (Path(__file__), [0, 1, 2, 5, 10, 20], 3, Path("results/curve"), None),
+        ),
+        (
+            "study.curve",
+            "run_curve",
+            "curve --config FILE --counts 0,3 --seeds 1 --output o --report r.md",
+            (Path(__file__), [0, 3], 1, Path("o"), Path("r.md")),
+        ),
+        ("study.report", "write_report", "report 123", (Path("123"), Path("123"), "image_AUROC", None)),
+        (
+            "study.report",
+            "write_report",
+            "report s --output o --metric m --section x.md",
+            (Path("s"), Path("o"), "m", Path("x.md")),
+        ),
+        (
+            "export.validate",
+            "run_validate",
+            "validate --ckpt a --exported b --data c",
+            (Path("a"), Path("b"), Path("c"), 1e-4, "f32"),
+        ),
+        (
+            "export.validate",
+            "run_validate",
+            "validate --ckpt a --exported b --data c --tolerance 0 --precision bf16",
+            (Path("a"), Path("b"), Path("c"), 0.0, "bf16"),
+        ),
+        ("weights.fetch", "fetch_weights", "weights fetch resnet18", ("resnet18", "hub", None, ("force", False))),
+        (
+            "weights.fetch",
+            "fetch_weights",
+            "weights fetch resnet18 --from w.pth --output o --force",
+            ("resnet18", "w.pth", Path("o"), ("force", True)),
+        ),
+    ],
+)
+def test_what_was_typed_reaches_the_function_that_does_the_work(
+    module: str, function: str, words: str, expected: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[object, ...]] = []
 
-    def keep(*arguments: object, **named: object) -> str:
+    def keep(*arguments: object, **named: object) -> list[str]:
         calls.append((*arguments, *named.items()))
-        return "done"
+        return []
 
-    replace_module(monkeypatch, "anomalib_ckaad.data.reading.convert_folder", convert_folder=keep)
-    assert call("convert", "from", "to") == 0
-    assert calls.pop() == (Path("from"), Path("to"), "dataset", (0.5, 99.5), [], [])
-    options = "--intensities=-100,400 --percentiles 1,99 --normal a b --masks c"
-    assert call("convert", "from", "to", *options.split()) == 0
-    assert calls.pop() == (Path("from"), Path("to"), (-100.0, 400.0), (1.0, 99.0), ["a", "b"], ["c"])
-
-    replace_module(monkeypatch, "anomalib_ckaad.study.curve", run_curve=keep)
-    assert call("curve", "--config", __file__) == 0
-    assert calls.pop() == (Path(__file__), [0, 1, 2, 5, 10, 20], 3, Path("results/curve"), None)
-    assert call("curve", "--config", __file__, *"--counts 0,3 --seeds 1 --output o --report r.md".split()) == 0
-    assert calls.pop() == (Path(__file__), [0, 3], 1, Path("o"), Path("r.md"))
-
-    replace_module(monkeypatch, "anomalib_ckaad.study.report", write_report=keep)
-    assert call("report", "123") == 0
-    assert calls.pop() == (Path("123"), Path("123"), "image_AUROC", None)
-    assert call("report", "s", *"--output o --metric m --section x.md".split()) == 0
-    assert calls.pop() == (Path("s"), Path("o"), "m", Path("x.md"))
-
-    replace_module(monkeypatch, "anomalib_ckaad.export.validate", run_validate=lambda *given: len(keep(*given)))
-    assert call("validate", *"--ckpt a --exported b --data c".split()) == len("done")
-    assert calls.pop() == (Path("a"), Path("b"), Path("c"), 1e-4, "f32")
-    assert call("validate", *"--ckpt a --exported b --data c --tolerance 0 --precision bf16".split()) == len("done")
-    assert calls.pop() == (Path("a"), Path("b"), Path("c"), 0.0, "bf16")
-
-    replace_module(monkeypatch, "anomalib_ckaad.weights.fetch", fetch_weights=keep)
-    assert call("weights", "fetch", "resnet18") == 0
-    assert calls.pop() == ("resnet18", "hub", None, ("force", False))
-    assert call("weights", "fetch", "resnet18", *"--from w.pth --output o --force".split()) == 0
-    assert calls.pop() == ("resnet18", "w.pth", Path("o"), ("force", True))
+    replace_module(monkeypatch, f"anomalib_ckaad.{module}", **{function: keep})
+    call(*[__file__ if word == "FILE" else word for word in words.split()])
+    assert calls == [expected]
 
 
 def test_study_prints_what_failed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +254,7 @@ def test_study_prints_what_failed(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert call("study", "--config", __file__) == 0
     assert calls[-1] == (Path(__file__), Path("results/study/test_cli"), None, ["cpu"])
     assert "1 of 1 jobs are done" in capsys.readouterr().out
-    assert call("study", "--config", __file__, *"--output o --jobs 2 --devices 0,1".split()) == 1
+    assert call("study", "--config", __file__, *["--output", "o", "--jobs", "2", "--devices", "0,1"]) == 1
     assert calls[-1] == (Path(__file__), Path("o"), 2, ["0", "1"])
     out = capsys.readouterr().out
     assert "1 of 2 jobs are done" in out
@@ -295,6 +329,28 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: py
 )
 def test_messages_for_users(error: Exception, message: str | None) -> None:
     assert message_for_user(error) == message
+
+
+def test_anomalibs_own_commands_say_mistakes_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", "Ckaad", "--model.pre_trained", "false", "--data", "Textures", "--model.backbone", "resnet99"]
+    monkeypatch.setattr(sys, "argv", ["anomalib", "train", *words])
+    with pytest.raises(SystemExit) as stop:
+        anomalibs_main()
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "'resnet99'" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_anomalibs_own_commands_keep_other_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["anomalib"])
+    monkeypatch.setattr("anomalib_ckaad.cli.checked.CheckedCLI", lambda: raise_(ValueError("too many values")))
+    with pytest.raises(ValueError, match="too many values"):
+        anomalibs_main()
 
 
 def test_an_error_that_others_wrap_is_found() -> None:
