@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import NoReturn
+from types import ModuleType, SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
+from PIL import Image
 
 import anomalib_ckaad
 from anomalib_ckaad.__main__ import main as anomalibs_main
@@ -17,7 +18,9 @@ from anomalib_ckaad.cli import config as config_files
 from anomalib_ckaad.cli import main as cli
 from anomalib_ckaad.cli.mistakes import message_for_user
 from anomalib_ckaad.cli.parser import Parser, build_parser
+from anomalib_ckaad.data.reading.image_files import NameUnreadableImages
 from anomalib_ckaad.errors import CkaadError, ConfigurationError, FileError, StudyError
+from tests.conftest import write_images
 
 FACTS = json.loads((Path(__file__).parent / "compatibility" / "facts.json").read_text())
 HELPS: dict[str, str] = {words: text for words, text in FACTS["help"].items() if words}
@@ -351,6 +354,19 @@ def test_anomalibs_own_commands_keep_other_tracebacks(monkeypatch: pytest.Monkey
     monkeypatch.setattr("anomalib_ckaad.cli.checked.CheckedCLI", lambda: raise_(ValueError("too many values")))
     with pytest.raises(ValueError, match="too many values"):
         anomalibs_main()
+
+
+def test_a_truncated_image_that_ends_a_training_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path / "good", 2)
+    path = tmp_path / "good" / "001.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    samples = SimpleNamespace(image_path=[str(one) for one in sorted(path.parent.iterdir())])
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(train_data=SimpleNamespace(samples=samples)))
+    with pytest.raises(OSError, match="truncated") as caught, Image.open(path) as image:
+        image.load()
+    model: Any = None
+    NameUnreadableImages().on_exception(trainer, model, caught.value)
+    assert str(path) in str(message_for_user(caught.value))
 
 
 def test_an_error_that_others_wrap_is_found() -> None:

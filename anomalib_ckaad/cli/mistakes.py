@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from anomalib_ckaad.errors import CkaadError
+from anomalib_ckaad.host.worker_errors import original_message
 
 BAD_INPUT: Final = 2
 """Exit status after a mistake of the user's, as argparse has it."""
@@ -25,7 +26,7 @@ def message_for_user(error: BaseException) -> str | None:
     """
     for one in _chain(error):
         if isinstance(one, CkaadError):
-            return _of_system(one) or str(one)
+            return _of_system(one) or original_message(one)
     return _of_system(error)
 
 

@@ -109,4 +109,5 @@ class NameUnreadableImages(Callback):
             found = None if samples is None else find_unreadable(samples.image_path)
             if found:
                 exception.add_note(found)
+                exception.__cause__ = ImageFileError(found)  # so that commands find it by its class
                 return
