@@ -21,7 +21,7 @@ from anomalib_ckaad.errors import CheckpointError, WeightsError
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor
 from anomalib_ckaad.training import checkpoints
-from anomalib_ckaad.training.checkpoints import check_fit, loading_error, read_checkpoint
+from anomalib_ckaad.training.checkpoints import check_fit, read_checkpoint
 from anomalib_ckaad.weights.loading import load_backbone_weights
 from tests.conftest import make_folder_data, write_images
 from tests.image_files import write_dicom
@@ -128,7 +128,7 @@ def test_code_in_a_checkpoint_never_runs(
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     trace = tmp_path / "trace"
     write_malicious(tmp_path / "bad.ckpt", trace, checkpoint, how)
-    with pytest.raises(CheckpointError, match=r"asks for .*mkdir, code that would run"):
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt was not loaded: it asks for \w+\.mkdir, code"):
         loader(tmp_path / "bad.ckpt", data_root, tmp_path / "results")
     assert not trace.exists()
     with suppress(RuntimeError, pickle.UnpicklingError):
@@ -138,7 +138,7 @@ def test_code_in_a_checkpoint_never_runs(
 
 def test_weights_of_a_backbone_run_no_code_either(tmp_path: Path) -> None:
     torch.save({"state_dict": Intruder(tmp_path / "trace")}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth asks for"):
+    with pytest.raises(WeightsError, match=r"w\.pth was not loaded: it asks for"):
         load_backbone_weights(make_ckaad(**TINY).model.backbone, str(tmp_path / "w.pth"))
     assert not (tmp_path / "trace").exists()
 
@@ -193,10 +193,10 @@ def a_tensor(path: Path, good: Path, padim: Path) -> None:
 BROKEN = [
     (missing, r"There is no checkpoint .*broken\.ckpt\. Correct the path\."),
     (folder, r"broken\.ckpt is a folder\. Pass the file in it, such as .*broken\.ckpt/model\.ckpt"),
-    (truncated, r"Cannot read .*broken\.ckpt \(RuntimeError\): .* Copy it again"),
-    (damaged, r"Cannot read .*broken\.ckpt \(BadZipFile\): .* Copy it again"),
-    (empty, r"Cannot read .*broken\.ckpt \(EOFError\): .* Copy it again"),
-    (text, r"Cannot read .*broken\.ckpt \(UnpicklingError\): .* Copy it again"),
+    (truncated, r"broken\.ckpt cannot be read .*\(RuntimeError\)\. Copy it again"),
+    (damaged, r"broken\.ckpt cannot be read .*\(BadZipFile\)\. Copy it again"),
+    (empty, r"broken\.ckpt cannot be read .*\(EOFError\)\. Copy it again"),
+    (text, r"broken\.ckpt cannot be read .*\(UnpicklingError\)\. Copy it again"),
     (of_padim, r"is not of Ckaad: it has no auto-encoder\. Pass"),
     (weights_only_file, r"is not of Ckaad: it has no auto-encoder\. Pass"),
     (a_tensor, r"is not of Ckaad: it has no auto-encoder\. Pass"),
@@ -268,7 +268,7 @@ def test_the_command_line_refuses_before_anything_is_written(
     trace, results = tmp_path / "trace", tmp_path / "results"
     write_malicious(tmp_path / "bad.ckpt", trace, checkpoint, "zip")
     cases = {
-        tmp_path / "bad.ckpt": "asks for ",
+        tmp_path / "bad.ckpt": "was not loaded: it asks for ",
         tmp_path / "none.ckpt": "There is no checkpoint ",
         padim: "is not of Ckaad",
     }
@@ -390,8 +390,3 @@ def test_a_reader_of_ones_own_is_kept(data_root: Path, checkpoint: Path, tmp_pat
     engine = Engine(default_root_dir=tmp_path, plugins=[own := Own()], accelerator="cpu", logger=False)
     engine.test(make_ckaad(**TINY), datamodule=make_folder_data(data_root), ckpt_path=checkpoint)
     assert own.read == [checkpoint]
-
-
-def test_what_torch_says_of_forbidden_names() -> None:
-    said = "Weights only load failed. Unsupported global: GLOBAL posix.mkdir was not an allowed global by default."
-    assert "asks for posix.mkdir, code" in loading_error("a", pickle.UnpicklingError(said))

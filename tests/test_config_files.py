@@ -1,13 +1,17 @@
 """Every config is what `anomalib train --config` takes, and none validates on test images."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, MVTecAD
 
 from anomalib_ckaad import Ckaad, KnownAnomalies
-from anomalib_ckaad.cli.configs import config_names, config_path, config_summary
+from anomalib_ckaad.cli.config import config_names, config_path, config_summary
 from anomalib_ckaad.study.checks import recipes
 from anomalib_ckaad.study.jobs import read_study
 from tests import paper_data
@@ -26,6 +30,32 @@ KNOWN = {
 }
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a config makes, without the model, which is large."""
+
+    model: type
+    hparams: dict[str, Any]
+    learning_rates: tuple[float, float]
+    datamodule: Any
+    config: Any
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """Makes what a config describes, each once."""
+    folder = tmp_path_factory.mktemp("configs")
+
+    @cache
+    def read(name: str) -> Made:
+        with pytest.MonkeyPatch.context() as patch:
+            cli = parse(name, folder, patch)
+        rates = (cli.model.learning_rate, cli.model.discriminator_learning_rate)
+        return Made(type(cli.model), dict(cli.model.hparams), rates, cli.datamodule, cli.config["train"])
+
+    return read
+
+
 def parse(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> AnomalibCLI:
     """Read a config and make its model, datamodule and engine as ``anomalib train`` does, in an empty folder."""
     monkeypatch.chdir(folder)
@@ -33,60 +63,54 @@ def parse(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: 
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_config_parses_and_instantiates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli = parse(name, tmp_path, monkeypatch)
-    assert type(cli.model) is Ckaad
-    assert isinstance(cli.datamodule, AnomalibDataModule)
-    data = cli.datamodule.data if isinstance(cli.datamodule, KnownAnomalies) else cli.datamodule
+def test_config_parses_and_instantiates(name: str, read: Callable[[str], Made]) -> None:
+    made = read(name)
+    assert made.model is Ckaad
+    assert isinstance(made.datamodule, AnomalibDataModule)
+    data = made.datamodule.data if isinstance(made.datamodule, KnownAnomalies) else made.datamodule
     assert data.val_split_mode not in {"none", "same_as_test", "from_test"}
     assert data.seed is not None
-    assert cli.datamodule.seed is not None  # else the held-out images change with every run
-    assert cli.config["train"]["trainer"]["max_epochs"] > 0
+    assert made.datamodule.seed is not None  # else the held-out images change with every run
+    assert made.config["trainer"]["max_epochs"] > 0
     assert config_summary(name)
 
 
 @pytest.mark.parametrize(("name", "data"), [("mvtec_ad", "MVTecAD"), ("visa", "Visa")])
-def test_industrial_configs_are_the_papers(
-    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cli = parse(name, tmp_path, monkeypatch)
-    chosen = {key: cli.model.hparams[key] for key in PAPER}
+def test_industrial_configs_are_the_papers(name: str, data: str, read: Callable[[str], Made]) -> None:
+    made = read(name)
+    chosen = {key: made.hparams[key] for key in PAPER}
     assert chosen == PAPER
-    assert (cli.model.learning_rate, cli.model.discriminator_learning_rate) == (5e-3, 1e-4)
-    assert type(cli.datamodule).__name__ == data
-    assert cli.datamodule.train_batch_size == 16
-    assert cli.config["train"]["trainer"]["max_epochs"] == 400
+    assert made.learning_rates == (5e-3, 1e-4)
+    assert type(made.datamodule).__name__ == data
+    assert made.datamodule.train_batch_size == 16
+    assert made.config["trainer"]["max_epochs"] == 400
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_configs_with_known_anomalies_are_the_papers(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configs_with_known_anomalies_are_the_papers(name: str, read: Callable[[str], Made]) -> None:
     data, batch_size, epochs, pixels, types = KNOWN[name]
-    cli = parse(name, tmp_path, monkeypatch)
-    assert (cli.model.hparams["backbone"], cli.model.hparams["layers"]) == ("resnet18.tv_in1k", (2, 3))
-    assert (cli.model.learning_rate, cli.model.discriminator_learning_rate) == (1e-3, 1e-4)
-    assert cli.model.hparams["score_top_k"] == pixels
-    assert type(cli.datamodule) is KnownAnomalies
-    assert type(cli.datamodule.data).__name__ == cli.datamodule.name == data
-    assert (cli.datamodule.ratio, cli.datamodule.types, cli.datamodule.use) == (0.05, types, "train")
-    assert (cli.datamodule.train_batch_size, cli.datamodule.data.val_split_ratio) == (batch_size, 0.05)
-    assert cli.config["train"]["trainer"]["max_epochs"] == epochs
+    made = read(name)
+    assert (made.hparams["backbone"], made.hparams["layers"]) == ("resnet18.tv_in1k", (2, 3))
+    assert made.learning_rates == (1e-3, 1e-4)
+    assert made.hparams["score_top_k"] == pixels
+    assert type(made.datamodule) is KnownAnomalies
+    assert type(made.datamodule.data).__name__ == made.datamodule.name == data
+    assert (made.datamodule.ratio, made.datamodule.types, made.datamodule.use) == (0.05, types, "train")
+    assert (made.datamodule.train_batch_size, made.datamodule.data.val_split_ratio) == (batch_size, 0.05)
+    assert made.config["trainer"]["max_epochs"] == epochs
 
 
 @pytest.mark.parametrize(("name", "data"), [("mvtec_ad_known", "MVTecAD"), ("visa_known", "Visa")])
 def test_industrial_configs_with_known_anomalies_differ_from_the_others_by_these(
-    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data: str, read: Callable[[str], Made]
 ) -> None:
-    plain = parse(name.removesuffix("_known"), tmp_path, monkeypatch)
-    cli = parse(name, tmp_path, monkeypatch)
-    assert type(cli.datamodule) is KnownAnomalies
-    assert type(cli.datamodule.data).__name__ == data
-    assert cli.datamodule.ratio == 0.05
-    assert dict(cli.model.hparams) == dict(plain.model.hparams)
-    sections = [run.config["train"] for run in (plain, cli)]
-    assert sections[0]["data"]["init_args"] == sections[1]["data"]["init_args"]["data"]["init_args"]
-    assert sections[0]["trainer"] == sections[1]["trainer"]
+    made, other = read(name), read(name.removesuffix("_known"))
+    assert type(made.datamodule) is KnownAnomalies
+    assert type(made.datamodule.data).__name__ == data
+    assert made.datamodule.ratio == 0.05
+    assert made.hparams == other.hparams
+    assert other.config["data"]["init_args"] == made.config["data"]["init_args"]["data"]["init_args"]
+    assert other.config["trainer"] == made.config["trainer"]
 
 
 def test_the_arguments_that_a_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

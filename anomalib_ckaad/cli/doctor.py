@@ -1,67 +1,46 @@
 """``anomalib-ckaad doctor``: the checks of an installation as a table or as JSON."""
 
 import json
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-from anomalib_ckaad.cli.doctor_checks import (
-    Check,
-    check_devices,
-    check_extras,
-    check_opencv,
-    check_openvino,
-    check_registration,
-    check_versions,
-    check_weights,
-    start_fresh_interpreter,
-)
+    from rich.console import Console
 
-STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+    from anomalib_ckaad.cli.doctor_checks import Check
+
+STYLES: Final = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
 
-def run(*, online: bool = False, as_json: bool = False) -> int:
-    """Print what was found.
+def doctor(*, online: bool = False, json_: bool = False) -> int:
+    """Check this installation, and say how to fix what is wrong.
+
+    The exit status is 1 if something is wrong that training or inference needs.
 
     Args:
-        online: Whether to try the hub as well.
-        as_json: JSON instead of a table: ``ok`` and ``checks``.
-
-    Returns:
-        The exit status: 1 if something is wrong that training or inference needs, else 0.
+        online: Also check whether timm's hub can be reached.
+        json_: Print JSON, for scripts.
     """
-    checks = examine(online=online)
+    from rich.console import Console
+
+    from anomalib_ckaad.cli import doctor_checks
+
+    checks = doctor_checks.examine(online=online)
     wrong = any(check.state == "error" for check in checks)
-    if as_json:
-        sys.stdout.write(json.dumps({"ok": not wrong, "checks": [asdict(check) for check in checks]}, indent=2) + "\n")
+    if json_:
+        print(json.dumps({"ok": not wrong, "checks": [asdict(check) for check in checks]}, indent=2))
     else:
         show(checks, Console())
     return int(wrong)
 
 
-def examine(*, online: bool = False) -> list[Check]:
-    """Make all checks; the slowest one, anomalib in a new interpreter, goes on beside the others."""
-    fresh = start_fresh_interpreter()
-    try:
-        return [
-            *check_versions(),
-            *check_extras(),
-            *check_opencv(),
-            *check_devices(),
-            *check_openvino(),
-            *check_weights(online=online),
-            *check_registration(fresh),
-        ]
-    finally:
-        fresh.kill()  # nothing where it has ended
+def show(checks: "Sequence[Check]", console: "Console") -> None:
+    """Print a table, then the advice of each check that has one."""
+    from rich.table import Table
+    from rich.text import Text
 
-
-def show(checks: Sequence[Check], console: Console) -> None:
-    """Print a table, then a sentence of advice for each check that has one."""
     table = Table("what", "found", "state", title="anomalib-ckaad", title_justify="left")
     subject = checks[0].subject
     for check in checks:

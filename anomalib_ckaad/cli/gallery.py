@@ -1,4 +1,4 @@
-"""A picture of what a model found: images, masks, anomaly maps and both laid over each other."""
+"""A picture of what a model found: images, masks, anomaly maps and overlays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,30 +14,29 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from anomalib_ckaad.files import written_whole
 from anomalib_ckaad.metrics.per_type import Scored
 
 NORMAL: Final = "normal"
 MOST_TYPES: Final = 12
-"""Further types would make the picture too long to look at."""
+"""More types would make the picture too long."""
 PANELS: Final = ("image", "mask", "anomaly map", "overlay")
 COLORS: Final = "inferno"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Range of raw anomaly scores that the colors span, the same for every image, so that they can be compared."""
+    """Range of raw anomaly scores that the colors span; the same for all images, so that they can be compared."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, scored: Scored) -> "Scale":
-        """From what is usual in the normal images (the median) to the most anomalous thousandth of all pixels.
-
-        torch's quantile refuses more than 16 million values, numpy's takes them.
-        """
+        """From the median of the normal images to the 99.9th percentile of all pixels."""
         normal = scored.maps[~scored.labels]
         low = float(np.median((normal if len(normal) else scored.maps).numpy()))
+        # torch.quantile refuses more than 16 million values.
         high = float(np.quantile(scored.maps.numpy(), 0.999))
         return cls(low, max(high, low + 1e-9))
 
@@ -48,12 +47,10 @@ class Scale:
 
 
 def choose(scored: Scored) -> list[tuple[str, list[int]]]:
-    """Choose two images of each type of defect and of the normal ones: the highest and the lowest score.
-
-    So each type shows its best and its worst case, and the normal images the nearest to a false alarm first.
+    """Choose the images with the highest and the lowest score of each type of defect and of the normal ones.
 
     Returns:
-        Names of the types in alphabetical order, normal ones last, each with the indices of one or two images.
+        Names of the types in alphabetical order, ``normal`` last, each with the indices of one or two images.
     """
     types = scored.types
     names = sorted({kind for kind in types if kind is not None})[:MOST_TYPES]
@@ -67,11 +64,11 @@ def choose(scored: Scored) -> list[tuple[str, list[int]]]:
 
 
 def draw_gallery(scored: Scored, file: Path) -> None:
-    """Draw image, mask, map and overlay of the images that ``choose`` chooses, and save them as PNG.
+    """Draw image, mask, map and overlay of the images that ``choose`` gives, and save the picture.
 
     Args:
-        scored: What was scored; the images are read again from their paths.
-        file: Where to; its folder is made if missing.
+        scored: Scores of the test images; the images are read again from their paths.
+        file: The PNG file; its folder is created if missing.
     """
     rows, scale = choose(scored), Scale.of(scored)
     columns = 2 * len(PANELS)
@@ -91,8 +88,8 @@ def draw_gallery(scored: Scored, file: Path) -> None:
     figure.suptitle(
         "Highest (left) and lowest score (right) of each type of defect and of the normal images", fontsize=9
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    with written_whole(file) as temporary:
+        figure.savefig(temporary)
 
 
 def _draw_image(axes: Sequence[Axes], scored: Scored, index: int, scale: Scale) -> None:

@@ -1,44 +1,61 @@
-"""Values of the command line's options, from what was typed."""
+"""Options that are written with commas, from the text that was typed."""
 
-import argparse
+from typing import Literal
+
+from anomalib_ckaad.errors import ConfigurationError
 
 
-def counts(text: str) -> list[int]:
-    """Numbers of known anomalies, separated by commas.
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Whole numbers, separated by commas.
 
-    >>> counts("0,2,5")
-    [0, 2, 5]
+    Raises:
+        ConfigurationError: If the text is anything else.
+
+    Example:
+        >>> whole_numbers("0,2,5", "--counts")
+        [0, 2, 5]
     """
-    return [int(word) for word in text.split(",")]
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        msg = f"{option} must be whole numbers separated by commas, such as 0,2,5, not {text!r}."
+        raise ConfigurationError(msg) from error
 
 
-def pair(text: str) -> tuple[float, float]:
+def pair(text: str, option: str) -> tuple[float, float]:
     """Two numbers, separated by a comma.
 
-    >>> pair("100,4000")
-    (100.0, 4000.0)
+    Raises:
+        ConfigurationError: If the text is anything else.
+
+    Example:
+        >>> pair("0.5,99.5", "--percentiles")
+        (0.5, 99.5)
     """
-    low, high = text.split(",")
-    return float(low), float(high)
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        msg = f"{option} must be two numbers separated by a comma, such as 0.5,99.5, not {text!r}."
+        raise ConfigurationError(msg) from error
+    return low, high
 
 
-def intensities(text: str) -> str | tuple[float, float]:
-    """``dataset``, ``image``, or low and high.
+def black_and_white(text: str, option: str) -> Literal["dataset", "image"] | tuple[float, float]:
+    """What becomes black and white: low and high, or where they are taken from.
 
-    >>> intensities("image"), intensities("-100,400")
-    ('image', (-100.0, 400.0))
+    Raises:
+        ConfigurationError: If the text is anything else.
+
+    Example:
+        >>> black_and_white("image", "--intensities"), black_and_white("-100,400", "--intensities")
+        ('image', (-100.0, 400.0))
     """
-    return text if text in {"dataset", "image"} else pair(text)
-
-
-def tolerance(text: str) -> float:
-    """A number of at least 0.
-
-    >>> tolerance("1e-3")
-    0.001
-    """
-    number = float(text)
-    if not number >= 0:  # nor NaN, which every difference would exceed
-        msg = f"{text!r} is not a number of at least 0"
-        raise argparse.ArgumentTypeError(msg)
-    return number
+    if text == "dataset":
+        return "dataset"
+    if text == "image":
+        return "image"
+    try:
+        return pair(text, option)
+    except ConfigurationError as error:
+        msg = f"{option} must be dataset, image, or two numbers LOW,HIGH, not {text!r}."
+        raise ConfigurationError(msg) from error

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 from lightning.pytorch import Callback
 
 from anomalib_ckaad.data.reading.image_files import check_image_files, find_unreadable, warn_of_sizes, warn_of_turned
+from anomalib_ckaad.errors import ImageFileError
 from anomalib_ckaad.host.trainer import datamodule_of
 
 SUBSETS = ("train_data", "val_data", "test_data")
@@ -54,4 +55,5 @@ class CheckImages(Callback):
             found = None if samples is None else find_unreadable(samples.image_path)
             if found:
                 exception.add_note(found)
+                exception.__cause__ = ImageFileError(found)  # so that commands find it by its class
                 return

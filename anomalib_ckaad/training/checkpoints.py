@@ -1,7 +1,6 @@
 """Checkpoints: loaded without running code of theirs, and checked before a model takes them."""
 
 import logging
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from anomalib_ckaad import __version__
 from anomalib_ckaad.errors import CheckpointError
+from anomalib_ckaad.host.tensor_files import loading_error
 from anomalib_ckaad.thresholds.post_processor import post_processor_of
 from anomalib_ckaad.training.arguments import flat, hyper_parameters_of
 
@@ -30,7 +30,6 @@ SCORING = ("score_top_k", "output_relu", "image_size")
 CALIBRATING = ("emphasize_known", "reconstruction_prior")
 ONLY_PLAIN = "`weights_only` is False, which lets a checkpoint run code. Leave it out: Ckaad's hold plain data only."
 LIGHTNINGS_OWN = {"state_dict", "pytorch-lightning_version"}
-FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)|type ([\w.]+) whose|(?:class|function) '?([\w.]+)")
 
 
 class SafeCheckpointIO(AnomalibCheckpointIO):
@@ -107,26 +106,6 @@ def load_safely(trainer: pl.Trainer) -> None:
     reader = trainer.strategy.checkpoint_io
     if type(reader) in {AnomalibCheckpointIO, TorchCheckpointIO}:
         trainer.strategy.checkpoint_io = SafeCheckpointIO(getattr(reader, "extra_safe_globals", None))
-
-
-def loading_error(path: object, error: Exception) -> str:
-    """What to say when a file of tensors cannot be loaded: that it holds code, or that it is damaged.
-
-    Example:
-        >>> loading_error("a.ckpt", EOFError("Ran out of input"))
-        'Cannot read a.ckpt (EOFError): it is damaged or of another format. Copy it again from where it was written.'
-    """
-    found = FORBIDDEN.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
-    if found is not None:
-        name = next(filter(None, found.groups()))
-        return (
-            f"{path} asks for {name}, code that would run on loading. Only tensors and plain data are loaded. Do not "
-            "load it by other means unless you trust its source."
-        )
-    return (
-        f"Cannot read {path} ({type(error).__name__}): it is damaged or of another format. Copy it again from where it "
-        "was written."
-    )
 
 
 def check(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:

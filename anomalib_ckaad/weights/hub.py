@@ -1,4 +1,4 @@
-"""Whether timm's hub can be reached, asked before its clients try again and again for most of a minute."""
+"""Whether timm's hub can be reached; checked first, because its clients retry for most of a minute."""
 
 import os
 import socket
@@ -8,7 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-HUB = "https://huggingface.co"
+from anomalib_ckaad.errors import WeightsError
+
+ADDRESS = "https://huggingface.co"
 OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 SECONDS = 5.0
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -20,13 +22,13 @@ def is_switched_off() -> bool:
 
 
 def is_reachable(address: str | None = None, seconds: float = SECONDS) -> bool:
-    """Whether a connection to the hub, or to the proxy in front of it, comes about in time.
+    """Whether the hub, or the proxy in front of it, accepts a connection in time.
 
     Args:
         address: Default: ``HF_ENDPOINT``, or the hub's own address.
-        seconds: How long to wait, for the name's address as well.
+        seconds: How long to wait, name resolution included.
     """
-    target = urlsplit(address or os.environ.get("HF_ENDPOINT") or HUB)
+    target = urlsplit(address or os.environ.get("HF_ENDPOINT") or ADDRESS)
     proxy = getproxies().get(target.scheme)
     if proxy and not proxy_bypass(target.hostname or ""):
         target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -40,7 +42,7 @@ def is_reachable(address: str | None = None, seconds: float = SECONDS) -> bool:
             return
         connected.append(True)
 
-    # The look-up of a name knows no time limit: a thread that is not waited for gives it one.
+    # Name resolution has no time limit of its own: a thread that is not waited for gives it one.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -48,26 +50,25 @@ def is_reachable(address: str | None = None, seconds: float = SECONDS) -> bool:
 
 
 def check_hub(pretrained_cfg: Mapping[str, Any]) -> None:
-    """Refuse what cannot be fetched: not in the hub's cache, and no connection.
+    """Refuse weights that are neither in the hub's cache nor reachable.
 
     Args:
         pretrained_cfg: timm's record of the weights.
 
     Raises:
-        ConnectionError: If the hub cannot be reached.
-        LookupError: If timm records no weights.
+        WeightsError: If the hub cannot be reached, or timm records no weights.
     """
     name, address = pretrained_cfg.get("hf_hub_id"), pretrained_cfg.get("url")
     if pretrained_cfg.get("file"):  # a local-dir folder
         return
     if not name and not address:
         msg = "timm has no weights of this name"
-        raise LookupError(msg)
+        raise WeightsError(msg)
     if is_switched_off() or (name and is_cached(name)):  # the hub's client then answers at once
         return
     if not is_reachable(None if name else address):
-        msg = f"no connection to {(os.environ.get('HF_ENDPOINT') or HUB) if name else address}"
-        raise ConnectionError(msg)
+        msg = f"no connection to {(os.environ.get('HF_ENDPOINT') or ADDRESS) if name else address}"
+        raise WeightsError(msg)
 
 
 def is_cached(name: str) -> bool:

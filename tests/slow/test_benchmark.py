@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anomalib_ckaad.cli.configs import config_path
+from anomalib_ckaad.cli.config import config_path
 from tests.mvtec_folder import write_mvtec_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
