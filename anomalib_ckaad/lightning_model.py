@@ -19,7 +19,6 @@ from anomalib_ckaad.export.methods import ExportMethods
 from anomalib_ckaad.features.cache import FeatureCache
 from anomalib_ckaad.features.folder import GIB
 from anomalib_ckaad.host.pre_processor import make_pre_processor, resize_exactly, warn_of_other_normalization
-from anomalib_ckaad.host.registration import mend_benchmark
 from anomalib_ckaad.metrics import default_evaluator
 from anomalib_ckaad.network import grad_checkpointing as memory_saving
 from anomalib_ckaad.network.auto_encoder import NormName
@@ -175,7 +174,6 @@ class Ckaad(FittingMethods, TrainingMethods, CalibrationMethods, EvaluationMetho
         visualizer: Visualizer | bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
-        mend_benchmark()
         layers = (layers,) if isinstance(layers, int | str) else None if layers is None else tuple(layers)
         weights = None if weights is None else str(weights)
         warm_start = None if warm_start is None else str(warm_start)

@@ -1,14 +1,14 @@
 """RatePostProcessor under anomalib's engine, in checkpoints and in exported models."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import openvino
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import Folder, ImageBatch
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.metrics.threshold import Threshold
@@ -25,6 +25,16 @@ from anomalib_ckaad.thresholds import RatePostProcessor, rate_threshold, recall_
 from anomalib_ckaad.thresholds.metrics import ImageThreshold, PixelThreshold
 from anomalib_ckaad.thresholds.score_histogram import RELATIVE_ERROR
 from tests.conftest import make_folder_data, write_images
+
+RATES = {"image_false_positive_rate": 0.3, "pixel_false_positive_rate": 0.05}
+
+
+class Trained(NamedTuple):
+    """A trained model, its data, and its checkpoint."""
+
+    model: Ckaad
+    data: Folder
+    checkpoint: Path
 
 
 def make_engine(root: Path, **arguments: Any) -> Engine:
@@ -43,7 +53,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_model(**arguments: Any) -> Ckaad:
     own = PreProcessor(Compose([Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])]))
-    tiny = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
+    tiny = {"backbone": "resnet18", "layers": (1, 2), "image_size": 64, "pre_trained": False, "visualizer": False}
     return Ckaad(**{**tiny, "pre_processor": own, **arguments})
 
 
@@ -255,33 +265,37 @@ def test_fitting_without_validation_is_warned_of(
     assert "`val_split_mode: from_train`" in caplog.text
 
 
+@pytest.fixture(scope="module")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model trained with ``RATES``, validated on the test images: one of them is next to the threshold."""
+    model = make_model(post_processor=RatePostProcessor(**RATES))
+    data = make_folder_data(data_root, val_split_mode="same_as_test", test_split_mode="from_dir")
+    engine = make_engine(tmp_path_factory.mktemp("trained"))
+    engine.fit(model, datamodule=data)
+    return Trained(model, data, Path(engine.best_model_path))
+
+
 def labels_of(engine: Engine, model: Ckaad, root: Path, **arguments: Any) -> list[bool]:
     batches = engine.predict(model, data_path=root, **arguments)
     return [bool(label) for batch in batches for label in batch.pred_label]
 
 
-def test_labels_of_checkpoint_and_exported_model_are_equal(data_root: Path, tmp_path: Path) -> None:
-    """On the very images that the threshold comes from, one of which is next to it."""
-    processor = RatePostProcessor(image_false_positive_rate=0.3, pixel_false_positive_rate=0.05)
-    model = make_model(post_processor=processor)
-    data = make_folder_data(data_root, val_split_mode="same_as_test", test_split_mode="from_dir")
-    engine = make_engine(tmp_path)
-    engine.fit(model, datamodule=data)
+def test_labels_of_checkpoint_and_exported_model_are_equal(trained: Trained, data_root: Path, tmp_path: Path) -> None:
     folder = data_root / "test_good"
-    trained = labels_of(engine, model, folder)
-    assert sum(trained) == 1  # of six: floor(7 * 0.3) counts the new image too
+    expected = labels_of(make_engine(tmp_path), trained.model, folder)
+    assert sum(expected) == 1  # of six: floor(7 * 0.3) counts the new image too
 
-    loaded = Ckaad.load_from_checkpoint(engine.best_model_path, pre_processor=model.pre_processor)
+    loaded = Ckaad.load_from_checkpoint(trained.checkpoint, pre_processor=trained.model.pre_processor)
     assert loaded.post_processor.image_false_positive_rate == 0.3
-    assert loaded.post_processor.image_threshold == processor.image_threshold
-    assert labels_of(make_engine(tmp_path / "a"), loaded, folder) == trained
+    assert loaded.post_processor.image_threshold == trained.model.post_processor.image_threshold
+    assert labels_of(make_engine(tmp_path / "a"), loaded, folder) == expected
     # Without the argument the thresholds are the checkpoint's as well: they are tensors in it.
     plain = make_model()
-    assert labels_of(make_engine(tmp_path / "b"), plain, folder, ckpt_path=engine.best_model_path) == trained
+    assert labels_of(make_engine(tmp_path / "b"), plain, folder, ckpt_path=trained.checkpoint) == expected
     assert type(plain.post_processor) is PostProcessor
 
     exporting = {"export_root": tmp_path, "input_size": (64, 64), "onnx_kwargs": {"opset_version": 18}}
-    path = engine.export(loaded, ExportType.ONNX, **exporting)
+    path = make_engine(tmp_path).export(loaded, ExportType.ONNX, **exporting)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -293,22 +307,19 @@ def test_labels_of_checkpoint_and_exported_model_are_equal(data_root: Path, tmp_
         lambda image: {name: compiled(image)[name] for name in names},
     ):
         outputs = [run(image) for image in images]
-        assert [bool(output["pred_label"].item()) for output in outputs] == trained
+        assert [bool(output["pred_label"].item()) for output in outputs] == expected
         assert np.mean([output["pred_mask"].mean() for output in outputs]) == pytest.approx(0.05, abs=0.002)
 
 
-def test_another_rate_without_training_again(data_root: Path, tmp_path: Path) -> None:
-    data = make_folder_data(data_root, val_split_mode="same_as_test")
-    engine = make_engine(tmp_path)
-    engine.fit(make_model(), datamodule=data)
-    other = RatePostProcessor(image_false_positive_rate=0.3, confidence=0.5)
-    model = Ckaad.load_from_checkpoint(engine.best_model_path, post_processor=other)
+def test_another_rate_without_training_again(trained: Trained, tmp_path: Path) -> None:
+    other = RatePostProcessor(image_false_positive_rate=0.2, confidence=0.5)
+    model = Ckaad.load_from_checkpoint(trained.checkpoint, post_processor=other)
     before = model.post_processor.image_threshold.item()
-    engine = make_engine(tmp_path / "again")
-    engine.validate(model, datamodule=data)
+    engine = make_engine(tmp_path)
+    engine.validate(model, datamodule=trained.data)
     engine.trainer.save_checkpoint(tmp_path / "other.ckpt")
     again = Ckaad.load_from_checkpoint(tmp_path / "other.ckpt")
-    assert again.post_processor.image_threshold == other.image_threshold != before
+    assert again.post_processor.image_threshold == other.image_threshold > before
     assert again.post_processor.confidence == 0.5
 
 

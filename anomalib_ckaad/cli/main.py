@@ -12,6 +12,7 @@ from typing import NoReturn
 from anomalib_ckaad import __version__
 from anomalib_ckaad.cli.configs import config_names, config_path, config_summary
 from anomalib_ckaad.cli.values import counts, intensities, pair, tolerance
+from anomalib_ckaad.errors import CkaadError
 
 PROGRAM = "anomalib-ckaad"
 BAD_INPUT = 2  # the exit status argparse uses
@@ -149,7 +150,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def run_validate(arguments: argparse.Namespace) -> int:
     """Compare an exported file with its checkpoint on real images."""
-    from anomalib_ckaad.export.validate import run_validate as run  # noqa: PLC0415  # imports torch
+    from anomalib_ckaad.cli.validate import run_validate as run  # noqa: PLC0415  # imports torch
 
     return run(arguments.ckpt, arguments.exported, arguments.data, arguments.tolerance, arguments.precision)
 
@@ -296,6 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:
         return run(parsed)
+    except CkaadError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
     except (ValueError, OSError, ModuleNotFoundError) as error:
         said = str((error.strerror if isinstance(error, OSError) else None) or error)
         if not said.startswith("Expected "):
