@@ -45,7 +45,7 @@ def textures(root: Path) -> Textures:
 
 @contextmanager
 def tracing_once(folder: Path) -> Iterator[None]:
-    """Exports to ONNX with the same arguments, which OpenVINO's begin with, are made once and copied from ``folder``."""
+    """Makes exports to ONNX, with which those to OpenVINO begin, once for the same arguments; then copies them."""
     with pytest.MonkeyPatch.context() as patch:
         export = AnomalibModule.to_onnx
 
