@@ -13,7 +13,11 @@ from types import ModuleType
 
 from anomalib_ckaad.host.benchmark import mend_benchmark_with
 
-SUPPORTED = ((2, 7), (2, 8))  # from the first up to, not including, the second; pyproject.toml says the same
+SUPPORTED = ((2, 7), (2, 8))
+"""Versions of anomalib from the first up to, but not including, the second; the same as in pyproject.toml.
+
+Checkpoints of 2.6 contain pickled pre- and post-processors, which cannot be loaded without running their code.
+"""
 
 # Public names, and the modules that define them.
 MODELS: Mapping[str, str] = {"Ckaad": "anomalib_ckaad.lightning_model"}
