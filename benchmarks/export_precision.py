@@ -18,7 +18,7 @@ import numpy as np
 from anomalib.engine import Engine
 
 from anomalib_ckaad import Ckaad, Textures
-from anomalib_ckaad.cli.validate import load_checkpoint
+from anomalib_ckaad.cli.validation import load_checkpoint
 from anomalib_ckaad.export.runtimes import load_exported
 from anomalib_ckaad.export.validate import Comparison, compare
 from anomalib_ckaad.export.validation_images import find_test_images, make_datamodule

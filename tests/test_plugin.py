@@ -95,7 +95,7 @@ def test_offer_does_not_stack_up() -> None:
     assert vars(host)["__getattr__"] is first
 
 
-ROOMS = ("training.checkpoints", "cli.validate", "thresholds.metrics", "study.run_job")
+ROOMS = ("training.checkpoints", "cli.validation", "thresholds.metrics", "study.run_job")
 """Modules that import anomalib, or the model, in another order each."""
 HOOK = """import anomalib_ckaad_startup, os, sys; del os.environ["ANOMALIB_CKAAD_AUTOLOAD"]
 anomalib_ckaad_startup.install()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from anomalib_ckaad.cli import main as cli
-from anomalib_ckaad.cli import validate
-from anomalib_ckaad.cli.validate import load_checkpoint, make_table, run_validate
+from anomalib_ckaad.cli import validation
+from anomalib_ckaad.cli.validation import load_checkpoint, make_table, run_validate
 from anomalib_ckaad.errors import (
     CheckpointError,
     CkaadError,
@@ -173,7 +173,7 @@ def test_bad_input_ends_in_one_message_with_the_file_and_what_to_do(
     data = tmp_path / name if "." not in name else images / "Good"
     checkpoint = tmp_path / (name if "ckpt" in name else "model.ckpt")
     if "ckpt" in name:
-        monkeypatch.setattr(validate, "load_exported", lambda *_: None)
+        monkeypatch.setattr(validation, "load_exported", lambda *_: None)
     with pytest.raises(kind):
         run_validate(checkpoint, exported, data)
     command = ["validate", "--ckpt", str(checkpoint), "--exported", str(exported), "--data", str(data)]

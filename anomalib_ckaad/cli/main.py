@@ -150,7 +150,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def run_validate(arguments: argparse.Namespace) -> int:
     """Compare an exported file with its checkpoint on real images."""
-    from anomalib_ckaad.cli.validate import run_validate as run  # noqa: PLC0415  # imports torch
+    from anomalib_ckaad.cli.validation import run_validate as run  # noqa: PLC0415  # imports torch
 
     return run(arguments.ckpt, arguments.exported, arguments.data, arguments.tolerance, arguments.precision)
 

@@ -1,4 +1,4 @@
-"""``anomalib-ckaad validate``: compares an exported file with its checkpoint on real images."""
+"""Compares an exported file with its checkpoint on real images, for ``anomalib-ckaad validate``."""
 
 from pathlib import Path
 
