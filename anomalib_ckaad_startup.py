@@ -1,11 +1,11 @@
-"""Start-up hook: lets ``anomalib train --model Ckaad`` find a class nobody has imported.
+"""Start-up hook: lets ``anomalib train --model Ckaad`` find a class that nothing has imported.
 
 ``anomalib_ckaad_startup.pth`` (Python before 3.15) or ``anomalib_ckaad_startup.start`` (from 3.15 on, PEP 829) calls
-``install`` whenever an interpreter of the environment starts. All it does then is to put one finder on
-``sys.meta_path``; once ``anomalib.models`` has been imported, the plugin registers itself and the finder is gone.
+``install`` whenever an interpreter of the environment starts. ``install`` only adds a finder to ``sys.meta_path``. When
+``anomalib.models`` has been imported, the finder removes itself and registers the plugin.
 
-Only the standard library, and of that only what every interpreter has loaded already: this runs in programs that have
-nothing to do with anomalib. ``ANOMALIB_CKAAD_AUTOLOAD=0`` turns it off.
+This runs in programs that have nothing to do with anomalib. So it imports only the standard library, and only modules
+that every interpreter has loaded already. ``ANOMALIB_CKAAD_AUTOLOAD=0`` turns it off.
 """
 
 import os
@@ -25,12 +25,12 @@ OFF = frozenset({"0", "false", "no", "off"})
 
 
 def is_on() -> bool:
-    """Tell whether the environment leaves the hook on, which it does unless ``ANOMALIB_CKAAD_AUTOLOAD`` says no."""
+    """Whether ``ANOMALIB_CKAAD_AUTOLOAD`` leaves the hook on, as it does if it is not set."""
     return os.environ.get(SWITCH, "").strip().lower() not in OFF
 
 
 class PluginFinder:
-    """Finds ``anomalib.models`` where the other finders do, and registers the plugin once it has been executed."""
+    """Finds ``anomalib.models`` where the other finders do, and registers the plugin once it has been imported."""
 
     def __init__(self) -> None:
         self._searching: set[int] = set()
@@ -38,11 +38,11 @@ class PluginFinder:
     def find_spec(
         self, fullname: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """Return the other finders' spec of ``anomalib.models`` with its loader watched, and None for all else."""
+        """The other finders' spec of ``anomalib.models``, with a loader that is watched; None for other modules."""
         if fullname != TARGET:
             return None
         thread = get_ident()
-        if thread in self._searching:  # another hook of our kind asks all finders, us included
+        if thread in self._searching:  # another hook of this kind asks all finders, including this one
             return None
         self._searching.add(thread)
         try:
@@ -57,9 +57,9 @@ class PluginFinder:
         return None
 
     def _watch(self, loader: "Loader | None") -> None:
-        """Have ``loader`` call ``after_execution``; a loader that takes no attribute is left alone.
+        """Let ``loader`` call ``after_execution``; a loader that takes no attribute is left alone.
 
-        The instance is changed and not wrapped, so that the spec shows inspect, pickle and runpy the loader they know.
+        The loader is changed, not wrapped, so that inspect, pickle and runpy get a loader of the type they know.
         """
         execute: Callable[[ModuleType], None] | None = getattr(loader, "exec_module", None)
         if execute is None or hasattr(execute, "watched_for"):
@@ -71,14 +71,14 @@ class PluginFinder:
                 vars(loader).pop("exec_module", None)
                 self.after_execution()
 
-        exec_module.watched_for = TARGET  # type: ignore[attr-defined]  # a mark, so that nothing is watched twice
+        exec_module.watched_for = TARGET  # type: ignore[attr-defined]  # so that nothing is watched twice
         try:
             loader.exec_module = exec_module  # type: ignore[union-attr,method-assign]
         except (AttributeError, TypeError):
             return
 
     def after_execution(self) -> None:
-        """Leave ``sys.meta_path`` and register the plugin; what fails there becomes a warning, never an error."""
+        """Leave ``sys.meta_path`` and register the plugin; an error becomes a warning."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         if is_on():
@@ -86,12 +86,12 @@ class PluginFinder:
 
 
 def register() -> None:
-    """Import the plugin and register it; a plugin that is gone is no news, one that is broken makes a warning."""
+    """Import the plugin and register it; do nothing if it has been uninstalled, and warn if it is broken."""
     try:
         from importlib import import_module
 
         import_module("anomalib_ckaad.host.registration").register()
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with the plugin, anomalib itself must go on working
+    except Exception as error:  # noqa: BLE001  # anomalib must work, whatever is wrong with the plugin
         if getattr(error, "name", None) != "anomalib_ckaad":
             _warn(error)
 
@@ -100,14 +100,14 @@ def _warn(error: Exception) -> None:
     from warnings import warn
 
     reason = f"{type(error).__name__}: {error}"
-    message = f"Expected anomalib-ckaad to register its model, got {reason}. Do mend that, or set {SWITCH}=0."
+    message = f"anomalib-ckaad could not register its model ({reason}). Reinstall it, or set {SWITCH}=0."
     try:
         warn(message, RuntimeWarning, stacklevel=2)
-    except RuntimeWarning:  # warnings are errors here, and this one must not be
+    except RuntimeWarning:  # in this program warnings are errors, but this one must not be
         sys.stderr.write(f"{message}\n")
 
 
 def install() -> None:
-    """Put the finder in front of ``sys.meta_path``, once, unless it is turned off or anomalib is loaded already."""
+    """Add the finder to ``sys.meta_path``, once, unless the hook is turned off or anomalib is loaded already."""
     if is_on() and TARGET not in sys.modules and not any(isinstance(f, PluginFinder) for f in sys.meta_path):
         sys.meta_path.insert(0, PluginFinder())

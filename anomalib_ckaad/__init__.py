@@ -1,11 +1,11 @@
 """CKAAD for anomalib: anomaly detection that learns from a few known anomalies (arXiv 2412.12850).
 
-Importing this package costs next to nothing: torch, anomalib and the model come with the first use of a name.
+Importing this package takes milliseconds: torch, anomalib and the model are imported on the first use of a name.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # importing typing would take longer than all the rest; type checkers know this name
+TYPE_CHECKING = False  # type checkers know this name, and importing typing would take longer than everything else here
 if TYPE_CHECKING:
     from anomalib_ckaad.data import (
         ISIC2018,
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name on its first use, and register the plugin with anomalib on that occasion.
+    """Import a public name on its first use, after registering the plugin with anomalib.
 
     Raises:
         AttributeError: If the package has no public name ``name``.

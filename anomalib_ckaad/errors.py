@@ -68,6 +68,10 @@ class ExportError(CkaadError, ValueError):
     """A model cannot be exported, or an exported file cannot be used."""
 
 
+class MetricError(CkaadError, ValueError):
+    """A metric or threshold cannot be computed from the scores, labels or masks at hand."""
+
+
 class StudyError(CkaadError, ValueError):
     """A study cannot be made, gone on with or reported as asked."""
 

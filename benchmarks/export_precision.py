@@ -18,9 +18,10 @@ import numpy as np
 from anomalib.engine import Engine
 
 from anomalib_ckaad import Ckaad, Textures
+from anomalib_ckaad.cli.validation import load_checkpoint
 from anomalib_ckaad.export.runtimes import load_exported
-from anomalib_ckaad.export.test_images import find_test_images, make_datamodule
-from anomalib_ckaad.export.validate import Comparison, compare, load_checkpoint
+from anomalib_ckaad.export.validate import Comparison, compare
+from anomalib_ckaad.export.validation_images import find_test_images, make_datamodule
 from anomalib_ckaad.study.sections import markdown_table, write_section
 
 # name, anomalib's compression_type, OpenVINO's precision

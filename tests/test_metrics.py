@@ -7,7 +7,8 @@ import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 
-from anomalib_ckaad.metrics import AUROC, add_predictions
+from anomalib_ckaad.errors import MetricError
+from anomalib_ckaad.metrics import AUROC, add_predictions, auroc
 from anomalib_ckaad.metrics.file import write_metrics
 from anomalib_ckaad.metrics.per_type import Scored, score_types
 from anomalib_ckaad.metrics.raw_scores import raw_scores
@@ -48,6 +49,10 @@ def test_without_masks() -> None:
 
 def test_large_scores_are_not_rounded_together() -> None:
     """torchmetrics passes scores outside [0, 1] through a sigmoid."""
+    labels = torch.tensor([0, 0, 1, 1])
+    for factor in (1.0, 1e10, -1e10, 1e-30):
+        assert auroc(factor * torch.tensor([20.0, 21.0, 22.0, 23.0]), labels) == (factor > 0)
+    assert auroc(torch.full((4,), 1e10), labels) == 0.5
     scored = make_scored()
     far = Scored(scored.paths, scored.scores + 100, scored.labels, scored.maps + 100, scored.masks)
     assert score_types(far)["all"] == pytest.approx(score_types(scored)["all"])
@@ -56,8 +61,7 @@ def test_large_scores_are_not_rounded_together() -> None:
 @pytest.mark.parametrize(("labels", "kind"), [(torch.zeros(5), "normal"), (torch.ones(5), "anomalous")])
 def test_one_kind_only(labels: torch.Tensor, kind: str) -> None:
     scored = make_scored()
-    message = rf"Expected normal and anomalous test images, got {kind} ones only"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MetricError, match=rf"All test images are {kind}\b"):
         score_types(Scored(scored.paths, scored.scores, labels.bool(), scored.maps, scored.masks))
 
 
@@ -78,6 +82,8 @@ def test_collected_from_batches() -> None:
     assert scored.scores.tolist() == [0, 1, 0]
     assert scored.maps.shape == (3, 8, 8)
     assert scored.masks is None
+    with pytest.raises(MetricError, match="raw scores"):
+        Scored.collect([ImageBatch(image=torch.zeros(1, 3, 8, 8), pred_score=torch.zeros(1))])
 
 
 def test_metrics_file_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
@@ -117,3 +123,13 @@ def test_auroc_is_the_same_whatever_the_batches(size: int) -> None:
         metric.update(batch)
     expected = (scores[labels][:, None] > scores[~labels]).double().mean()
     assert metric.compute().item() == pytest.approx(expected.item())
+
+
+def test_auroc_without_images_and_with_labels_of_another_shape() -> None:
+    metric = AUROC(fields=["raw_pred_score", "gt_label"])
+    with pytest.warns(UserWarning, match="before the ``update``"), pytest.raises(MetricError, match="AUROC"):
+        metric.compute()
+    batch = ImageBatch(image=torch.zeros(2, 3, 1, 1), gt_label=torch.tensor([0, 1]))
+    batch.raw_pred_score = torch.zeros(3)
+    with pytest.raises(MetricError, match=r"\(3,\).*\(2,\)"):
+        metric.update(batch)

@@ -1,26 +1,40 @@
 """RatePostProcessor under anomalib's engine, in checkpoints and in exported models."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import openvino
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import Folder, ImageBatch
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
+from anomalib.metrics.threshold import Threshold
 from anomalib.models import Padim
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torchvision.transforms.v2 import Compose, Normalize
 
+from anomalib_ckaad.errors import ConfigurationError, MetricError
+from anomalib_ckaad.host.post_processor import set_threshold_metric
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor, rate_threshold, recall_threshold
+from anomalib_ckaad.thresholds.metrics import ImageThreshold, PixelThreshold
 from anomalib_ckaad.thresholds.score_histogram import RELATIVE_ERROR
 from tests.conftest import make_folder_data, write_images
+
+RATES = {"image_false_positive_rate": 0.3, "pixel_false_positive_rate": 0.05}
+
+
+class Trained(NamedTuple):
+    """A trained model, its data, and its checkpoint."""
+
+    model: Ckaad
+    data: Folder
+    checkpoint: Path
 
 
 def make_engine(root: Path, **arguments: Any) -> Engine:
@@ -39,7 +53,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_model(**arguments: Any) -> Ckaad:
     own = PreProcessor(Compose([Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])]))
-    tiny = {"backbone": "resnet18", "layers": (2, 3), "image_size": 64, "pre_trained": False, "visualizer": False}
+    tiny = {"backbone": "resnet18", "layers": (1, 2), "image_size": 64, "pre_trained": False, "visualizer": False}
     return Ckaad(**{**tiny, "pre_processor": own, **arguments})
 
 
@@ -123,14 +137,17 @@ def test_too_few_images_are_told_of_once(caplog: pytest.LogCaptureFixture) -> No
     processor = RatePostProcessor(image_false_positive_rate=0.01)
     for _ in range(3):
         validate(processor, make_batch([1.0, 2.0, 3.0], [0, 0, 0]))
-    assert caplog.text.count("Expected at least 99 normal validation images for image_false_positive_rate 0.01") == 1
-    assert "got 3. The threshold passes all of them by a hundredth of their range" in caplog.text
-    assert "up to 0.63 (95 % confidence)" in caplog.text  # 1 - 0.05^(1/3)
+    assert caplog.text.count("`image_false_positive_rate` of 0.01 needs at least 99 normal validation images") == 1
+    assert "there are 3. The threshold is above all their scores" in caplog.text
+    assert "false positives may be up to 0.63 (95 % confidence)" in caplog.text  # 1 - 0.05^(1/3)
     assert processor.image_threshold.item() == pytest.approx(3.02)
     validate(RatePostProcessor(image_recall=0.9), make_batch([1.0, 2.0, 3.0], [0, 1, 1]))
-    assert "Expected at least 9 anomalous validation images for image_recall 0.9, got 2." in caplog.text
+    assert "`image_recall` of 0.9 needs at least 9 anomalous validation images, and there are 2." in caplog.text
+    assert "anomalies missed may be up to 0.78" in caplog.text  # 1 - 0.05^(1/2)
     validate(RatePostProcessor(pixel_false_positive_rate=0.1), make_batch([1.0, 2.0], [0, 0]))
-    assert "Expected at least 9 normal validation images for pixel_false_positive_rate 0.1, got 2." in caplog.text
+    assert (
+        "`pixel_false_positive_rate` of 0.1 needs at least 9 normal validation images, and there are 2." in caplog.text
+    )
 
 
 def test_enough_images_are_no_reason_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -145,52 +162,52 @@ def test_enough_images_are_no_reason_for_a_warning(caplog: pytest.LogCaptureFixt
         (
             {"image_false_positive_rate": 0.1},
             make_batch([1.0], [1]),
-            r"Expected normal validation images for image_false_positive_rate, got none\. Do validate on normal",
+            "`image_false_positive_rate` needs normal validation images.* `val_split_mode: from_train`",
         ),
         (
             {"pixel_false_positive_rate": 0.1},
             make_batch([1.0], [1]),
-            r"Expected normal validation images for pixel_false_positive_rate, got none\. Do validate on normal",
+            "`pixel_false_positive_rate` needs normal validation images.* `val_split_mode: from_train`",
         ),
         (
             {"image_recall": 0.9},
             make_batch([1.0], [0]),
-            r"Expected anomalous validation images for image_recall, got none\. Do validate on some anomalous",
+            "`image_recall` needs anomalous validation images.* `val_split_mode: from_test`",
         ),
         (
             {"pixel_recall": 0.9},
             make_batch([1.0], [0], masks=torch.zeros(1, 2, 2, dtype=torch.bool)),
-            r"Expected anomalous validation images for pixel_recall, got none\. Do validate on some anomalous",
+            "`pixel_recall` needs anomalous validation images.* `val_split_mode: from_test`",
         ),
         (
             {"pixel_recall": 0.9},
             make_batch([1.0], [1]),
-            r"Expected masks of the anomalous validation images for pixel_recall, got none\. Do pass mask_dir",
+            "`pixel_recall` needs masks of the anomalous validation images.* `mask_dir`, or leave `pixel_recall` out",
         ),
         (
             {"pixel_recall": 0.9},
             make_batch([1.0], [1], masks=torch.zeros(1, 2, 2, dtype=torch.bool)),
-            r"Expected masks of anomalous pixels for pixel_recall, got empty ones\. Do pass mask_dir",
+            "`pixel_recall` needs anomalous pixels, and all masks are empty.* `mask_dir`",
         ),
         (
             {"image_false_positive_rate": 0.1},
             make_batch([1.0, float("inf")], [0, 0]),
-            r"Expected finite scores of validation images for image_false_positive_rate, got 1 that are not\. Do lower",
+            "`image_false_positive_rate` .*1 of 2 validation scores are not finite.* `learning_rate`",
         ),
         (
             {"pixel_false_positive_rate": 0.1},
             make_batch([1.0], [0], torch.tensor([[[float("nan"), 0.0], [0.0, 1.0]]])),
-            r"Expected finite scores of validation images for pixel_false_positive_rate, got 1 that are not\. Do lower",
+            "`pixel_false_positive_rate` .*1 of 4 validation scores are not finite.* `learning_rate`",
         ),
         (
             {"image_false_positive_rate": 0.1},
             ImageBatch(image=torch.zeros(1, 3, 2, 2), pred_score=torch.zeros(1)),
-            r"Expected labeled validation images for image_false_positive_rate, got no labels\. Do validate",
+            "`image_false_positive_rate` needs labeled validation images.* no labels.* `val_split_mode: from_train`",
         ),
     ],
 )
 def test_validation_that_gives_no_threshold(arguments: dict[str, float], batch: ImageBatch, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MetricError, match=message):
         validate(RatePostProcessor(**arguments), batch)
 
 
@@ -199,28 +216,44 @@ def test_validation_that_gives_no_threshold(arguments: dict[str, float], batch: 
     [
         (
             {},
-            r"Expected one of image_.*, image_recall, pixel_.*, pixel_recall, got none\. Do pass",
+            "one of image_false_positive_rate, image_recall, pixel_false_positive_rate, pixel_recall",
         ),
-        ({"confidence": 0.9}, r"Expected one of image_false_positive_rate"),
+        ({"confidence": 0.9}, "one of image_false_positive_rate"),
         (
             {"image_false_positive_rate": 1},
-            r"Expected image_false_positive_rate to be a number in \(0, 1\), got 1\. Do",
+            r"`image_false_positive_rate` must be a number between 0 and 1, not 1\.",
         ),
-        ({"image_recall": "0.9"}, r"Expected image_recall to be a number in \(0, 1\), got '0\.9'"),
-        ({"pixel_false_positive_rate": 0.0}, r"Expected pixel_false_positive_rate to be a number in \(0, 1\), got 0"),
+        ({"image_recall": "0.9"}, r"`image_recall` must be a number between 0 and 1, not '0\.9'\."),
+        ({"pixel_false_positive_rate": 0.0}, r"`pixel_false_positive_rate` must be .* not 0\.0\."),
         (
             {"image_recall": 0.9, "image_false_positive_rate": 0.1},
-            r"image_recall, got both, and there is one threshold",
+            "either `image_false_positive_rate` or `image_recall`, not both",
         ),
         (
             {"pixel_recall": 0.9, "pixel_false_positive_rate": 0.1},
-            r"Expected pixel_false_positive_rate or pixel_recall, got both",
+            "either `pixel_false_positive_rate` or `pixel_recall`, not both",
         ),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         RatePostProcessor(**arguments)
+
+
+@pytest.mark.parametrize("level", ["image", "pixel"])
+def test_host_anomalibs_post_processor_takes_thresholds_from_its_private_metrics(level: str) -> None:
+    """Names what a new version of anomalib may drop: ``PostProcessor._image_threshold_metric`` and the pixels'."""
+    processor = PostProcessor()
+    assert isinstance(getattr(processor, f"_{level}_threshold_metric"), Threshold)
+    metric = {"image": ImageThreshold, "pixel": PixelThreshold}[level](f"{level}_false_positive_rate", 0.25)
+    set_threshold_metric(processor, level, metric)
+    validate(processor, make_batch([1.0, 2.0, 3.0, 4.0], [0] * 4, torch.arange(16.0).reshape(4, 2, 2)))
+    assert getattr(processor, f"{level}_threshold").item() == pytest.approx(
+        {"image": 4.03, "pixel": 11.0}[level], rel=1e-3
+    )
+    delattr(processor, f"_{level}_threshold_metric")
+    with pytest.raises(AttributeError, match=f"_{level}_threshold_metric"):
+        set_threshold_metric(processor, level, metric)
 
 
 def test_fitting_without_validation_is_warned_of(
@@ -228,7 +261,18 @@ def test_fitting_without_validation_is_warned_of(
 ) -> None:
     model = make_model(post_processor=RatePostProcessor(image_false_positive_rate=0.1))
     make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_folder_data(data_root))
-    assert "Expected validation images to take thresholds from, got none. Do pass val_split_mode" in caplog.text
+    assert "No threshold was set, because there was no validation." in caplog.text
+    assert "`val_split_mode: from_train`" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model trained with ``RATES``, validated on the test images: one of them is next to the threshold."""
+    model = make_model(post_processor=RatePostProcessor(**RATES))
+    data = make_folder_data(data_root, val_split_mode="same_as_test", test_split_mode="from_dir")
+    engine = make_engine(tmp_path_factory.mktemp("trained"))
+    engine.fit(model, datamodule=data)
+    return Trained(model, data, Path(engine.best_model_path))
 
 
 def labels_of(engine: Engine, model: Ckaad, root: Path, **arguments: Any) -> list[bool]:
@@ -236,28 +280,22 @@ def labels_of(engine: Engine, model: Ckaad, root: Path, **arguments: Any) -> lis
     return [bool(label) for batch in batches for label in batch.pred_label]
 
 
-def test_labels_of_checkpoint_and_exported_model_are_equal(data_root: Path, tmp_path: Path) -> None:
-    """On the very images that the threshold comes from, one of which is next to it."""
-    processor = RatePostProcessor(image_false_positive_rate=0.3, pixel_false_positive_rate=0.05)
-    model = make_model(post_processor=processor)
-    data = make_folder_data(data_root, val_split_mode="same_as_test", test_split_mode="from_dir")
-    engine = make_engine(tmp_path)
-    engine.fit(model, datamodule=data)
+def test_labels_of_checkpoint_and_exported_model_are_equal(trained: Trained, data_root: Path, tmp_path: Path) -> None:
     folder = data_root / "test_good"
-    trained = labels_of(engine, model, folder)
-    assert sum(trained) == 1  # of six: floor(7 * 0.3) counts the new image too
+    expected = labels_of(make_engine(tmp_path), trained.model, folder)
+    assert sum(expected) == 1  # of six: floor(7 * 0.3) counts the new image too
 
-    loaded = Ckaad.load_from_checkpoint(engine.best_model_path, pre_processor=model.pre_processor)
+    loaded = Ckaad.load_from_checkpoint(trained.checkpoint, pre_processor=trained.model.pre_processor)
     assert loaded.post_processor.image_false_positive_rate == 0.3
-    assert loaded.post_processor.image_threshold == processor.image_threshold
-    assert labels_of(make_engine(tmp_path / "a"), loaded, folder) == trained
+    assert loaded.post_processor.image_threshold == trained.model.post_processor.image_threshold
+    assert labels_of(make_engine(tmp_path / "a"), loaded, folder) == expected
     # Without the argument the thresholds are the checkpoint's as well: they are tensors in it.
     plain = make_model()
-    assert labels_of(make_engine(tmp_path / "b"), plain, folder, ckpt_path=engine.best_model_path) == trained
+    assert labels_of(make_engine(tmp_path / "b"), plain, folder, ckpt_path=trained.checkpoint) == expected
     assert type(plain.post_processor) is PostProcessor
 
     exporting = {"export_root": tmp_path, "input_size": (64, 64), "onnx_kwargs": {"opset_version": 18}}
-    path = engine.export(loaded, ExportType.ONNX, **exporting)
+    path = make_engine(tmp_path).export(loaded, ExportType.ONNX, **exporting)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -269,22 +307,19 @@ def test_labels_of_checkpoint_and_exported_model_are_equal(data_root: Path, tmp_
         lambda image: {name: compiled(image)[name] for name in names},
     ):
         outputs = [run(image) for image in images]
-        assert [bool(output["pred_label"].item()) for output in outputs] == trained
+        assert [bool(output["pred_label"].item()) for output in outputs] == expected
         assert np.mean([output["pred_mask"].mean() for output in outputs]) == pytest.approx(0.05, abs=0.002)
 
 
-def test_another_rate_without_training_again(data_root: Path, tmp_path: Path) -> None:
-    data = make_folder_data(data_root, val_split_mode="same_as_test")
-    engine = make_engine(tmp_path)
-    engine.fit(make_model(), datamodule=data)
-    other = RatePostProcessor(image_false_positive_rate=0.3, confidence=0.5)
-    model = Ckaad.load_from_checkpoint(engine.best_model_path, post_processor=other)
+def test_another_rate_without_training_again(trained: Trained, tmp_path: Path) -> None:
+    other = RatePostProcessor(image_false_positive_rate=0.2, confidence=0.5)
+    model = Ckaad.load_from_checkpoint(trained.checkpoint, post_processor=other)
     before = model.post_processor.image_threshold.item()
-    engine = make_engine(tmp_path / "again")
-    engine.validate(model, datamodule=data)
+    engine = make_engine(tmp_path)
+    engine.validate(model, datamodule=trained.data)
     engine.trainer.save_checkpoint(tmp_path / "other.ckpt")
     again = Ckaad.load_from_checkpoint(tmp_path / "other.ckpt")
-    assert again.post_processor.image_threshold == other.image_threshold != before
+    assert again.post_processor.image_threshold == other.image_threshold > before
     assert again.post_processor.confidence == 0.5
 
 

@@ -149,17 +149,17 @@ def test_missing_anomalib_is_reported_as_ever(site: Path) -> None:
 @pytest.mark.parametrize(
     ("plugin", "reason"),
     [
-        ("raise RuntimeError('broken')", "got RuntimeError: broken."),
-        ("import torch_that_is_not_there", "got ModuleNotFoundError: No module named 'torch_that_is_not_there'."),
-        ("this is no Python", "got SyntaxError: "),
-        ("", "got AttributeError: "),
+        ("raise RuntimeError('broken')", "(RuntimeError: broken)."),
+        ("import torch_that_is_not_there", "(ModuleNotFoundError: No module named 'torch_that_is_not_there')."),
+        ("this is no Python", "(SyntaxError: "),
+        ("", "(AttributeError: "),
     ],
 )
 def test_broken_plugin_warns_and_leaves_anomalib_alone(site: Path, plugin: str, reason: str) -> None:
     write(site, {"anomalib_ckaad/host/registration.py": plugin})
     done = run(site, f"{INSTALLED} import anomalib.models; print(anomalib.models.get_model())")
     assert (done.returncode, done.stdout) == (0, "the model\n")
-    assert "RuntimeWarning: Expected anomalib-ckaad to register its model, " + reason in done.stderr
+    assert f"RuntimeWarning: anomalib-ckaad could not register its model {reason}" in done.stderr
     assert "set ANOMALIB_CKAAD_AUTOLOAD=0." in done.stderr
 
 
@@ -167,7 +167,7 @@ def test_broken_plugin_does_not_raise_where_warnings_are_errors(site: Path) -> N
     write(site, {"anomalib_ckaad/host/registration.py": "raise RuntimeError('broken')"})
     done = run(site, f"{INSTALLED} import anomalib.models; print(anomalib.models.get_model())", "-W", "error")
     assert (done.returncode, done.stdout) == (0, "the model\n")
-    assert done.stderr.startswith("Expected anomalib-ckaad to register")
+    assert done.stderr.startswith("anomalib-ckaad could not register its model (RuntimeError: broken).")
 
 
 def test_plugin_that_is_gone_is_no_news(site: Path) -> None:

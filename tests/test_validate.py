@@ -10,10 +10,22 @@ import pytest
 import torch
 
 from anomalib_ckaad.cli import main as cli
-from anomalib_ckaad.export import export
+from anomalib_ckaad.cli import validation
+from anomalib_ckaad.cli.validation import load_checkpoint, make_table, run_validate
+from anomalib_ckaad.errors import (
+    CheckpointError,
+    CkaadError,
+    ConfigurationError,
+    DataError,
+    ExportError,
+    FileError,
+    MissingDataError,
+    MissingPackageError,
+)
+from anomalib_ckaad.export import whole
 from anomalib_ckaad.export.runtimes import Array, Exported, load_exported
-from anomalib_ckaad.export.test_images import find_test_images
-from anomalib_ckaad.export.validate import Comparison, compare, make_table
+from anomalib_ckaad.export.validate import Comparison, compare
+from anomalib_ckaad.export.validation_images import find_test_images
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import write_images
 from tests.test_export import tiny
@@ -100,7 +112,7 @@ def test_a_file_without_labels_and_raw_outputs_is_compared_on_what_it_has(images
     assert flat.cut_off == 0
     ones = dataclasses.replace(found, scores=(np.ones(6), np.ones(6)))
     assert ones.cut_off == 6
-    assert "6 are cut off" in str(make_table(ones, "any").caption)
+    assert "6 of them are clamped" in str(make_table(ones, "any").caption)
     assert make_table(found, "any").row_count == 6
 
 
@@ -130,28 +142,51 @@ def test_labels_come_from_folders_and_masks_are_no_images(images: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["model.pt", "model.onnx", "model.xml", "model.txt", "empty", "none", "config", "ckpt"]
+    ("name", "kind", "hint"),
+    [
+        ("model.pt", ExportError, "TRUST_REMOTE_CODE=1"),
+        ("model.onnx", ExportError, "Export the model again"),
+        ("model.xml", ExportError, "Export the model again"),
+        ("model.txt", ExportError, ".pt, .onnx or .xml"),
+        ("missing.onnx", FileError, "Check the path"),
+        ("empty", MissingDataError, "folder of your test images"),
+        ("none", MissingDataError, "a folder of images, or a config"),
+        ("config", ConfigurationError, "class_path"),
+        ("model.ckpt", CheckpointError, ""),
+        ("missing.ckpt", CheckpointError, "Check the path"),
+    ],
 )
-def test_bad_input_ends_in_one_sentence(
-    name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_bad_input_ends_in_one_message_with_the_file_and_what_to_do(
+    name: str,
+    kind: type[CkaadError],
+    hint: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
     (tmp_path / "empty").mkdir()
     for file in ("model.pt", "model.onnx", "model.xml", "model.bin", "model.txt", "config", "model.ckpt"):
         (tmp_path / file).write_text("nothing: of any use")
-    exported = tmp_path / (name if name.startswith("model") else "model.onnx")
-    data = tmp_path / name if name in {"empty", "none", "config"} else images / "Good"
-    checkpoint = tmp_path / "model.ckpt"
-    if name == "ckpt":
-        from anomalib_ckaad.export import validate  # noqa: PLC0415
-
-        monkeypatch.setattr(validate, "load_exported", lambda *_: None)
+    exported = tmp_path / (name if "." in name and "ckpt" not in name else "model.onnx")
+    data = tmp_path / name if "." not in name else images / "Good"
+    checkpoint = tmp_path / (name if "ckpt" in name else "model.ckpt")
+    if "ckpt" in name:
+        monkeypatch.setattr(validation, "load_exported", lambda *_: None)
+    with pytest.raises(kind):
+        run_validate(checkpoint, exported, data)
     command = ["validate", "--ckpt", str(checkpoint), "--exported", str(exported), "--data", str(data)]
     assert cli.main(command) == 2
     (message,) = capsys.readouterr().err.strip().splitlines()
-    assert message.startswith("Expected ")
-    assert ", got " in message
-    assert " Do " in message
+    assert str(tmp_path / name) in message
+    assert hint in message
+
+
+def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"other\.ckpt"):
+        load_checkpoint(tmp_path / "other.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -166,18 +201,14 @@ def test_data_that_a_config_describes_and_nobody_has(arguments: str, images: Pat
     config = tmp_path / "data.yaml"
     arguments = arguments.replace("FOLDER", str(images))
     config.write_text(f"data:\n  class_path: anomalib.data.Folder\n  init_args: {arguments}\n")
-    with pytest.raises(
-        ValueError, match=r"^Expected data that the config .*data\.yaml' describes, got \w+: .* Do mend"
-    ):
+    with pytest.raises(DataError, match=r"data\.yaml"):
         find_test_images(config)
 
 
 def test_a_file_of_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     torch.save({"model": torch.nn.Identity()}, tmp_path / "other.pt")
-    with pytest.raises(
-        ValueError, match=r"^Expected an exported Ckaad in .*other\.pt', got Identity\. Do export a Ckaad"
-    ):
+    with pytest.raises(ExportError, match=r"other\.pt .*Identity, not a Ckaad"):
         load_exported(tmp_path / "other.pt")
 
 
@@ -196,13 +227,11 @@ def test_a_runtime_that_is_not_installed(
 ) -> None:
     for suffix in (ending, ".bin"):
         (tmp_path / "model").with_suffix(suffix).write_text("")
-    monkeypatch.setattr(export, "find_spec", lambda _: None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"^Expected the package .* to be installed, got none\. Do `pip install " + install
-    ):
+    monkeypatch.setattr(whole, "find_spec", lambda _: None)
+    with pytest.raises(MissingPackageError, match=f"`pip install {install}`"):
         load_exported(tmp_path / f"model{ending}")
 
 
 def test_precision_is_openvinos(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^Expected precision f32 for ONNX Runtime, got bf16\."):
+    with pytest.raises(ExportError, match=r"bf16 .*OpenVINO.*ONNX Runtime"):
         load_exported(tmp_path / "model.onnx", "bf16")

@@ -27,6 +27,6 @@ def validate(
     if not tolerance >= 0:  # nor NaN, which every difference would exceed
         msg = f"--tolerance must be at least 0, not {tolerance:g}."
         raise ConfigurationError(msg)
-    from anomalib_ckaad.export.validate import run_validate
+    from anomalib_ckaad.cli.validation import run_validate
 
     return run_validate(ckpt, exported, data, tolerance, precision)

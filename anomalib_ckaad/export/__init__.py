@@ -1,1 +1,1 @@
-"""From a trained model to the line: exported files, the runtimes that run them, and whether they agree."""
+"""Export of trained models, the runtimes that run exported files, and the comparison of both."""

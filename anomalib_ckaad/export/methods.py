@@ -1,4 +1,4 @@
-"""The methods that ``anomalib export`` and ``Engine.export`` call, and the graph they export."""
+"""The methods called by ``anomalib export`` and ``Engine.export``, and the graph that they export."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +20,13 @@ from anomalib_ckaad.export.whole import (
 )
 
 ONNX_OPSET = 18
-"""What torch's exporter writes; asked for an older one, as anomalib does, it converts, fails and shows a traceback."""
+"""Opset of torch's exporter. anomalib asks for an older one: the conversion fails and logs a traceback."""
 
 
 class ExportMethods:
-    """anomalib's exports for a model with a discriminator: fitted models only, whole files only.
+    """anomalib's export methods, for fitted models only, without the discriminator, and never with half a file.
 
-    Comes before ``AnomalibModule`` among the bases, whose methods it calls.
+    A mix-in: list it before ``AnomalibModule`` among the bases, as it calls that class's methods.
     """
 
     model: nn.Module
@@ -46,7 +46,7 @@ class ExportMethods:
 
     @contextmanager
     def raw_outputs(self, *, enabled: bool = True) -> Iterator[None]:
-        """For a while, ``forward`` gives ``raw_pred_score`` and ``raw_anomaly_map`` as well."""
+        """Within this context, ``forward`` also returns ``raw_pred_score`` and ``raw_anomaly_map``."""
         self._raw_outputs = enabled
         try:
             yield
@@ -57,7 +57,8 @@ class ExportMethods:
         """Export as anomalib does, without the discriminator.
 
         Raises:
-            ValueError: If the model is not fitted.
+            ExportError: If the model is not fitted.
+            FileError: If ``export_root`` is a file.
         """
         check_fitted(self.post_processor, has_weights=self._has_weights, model=self.model)
         anomalibs: Any = super()
@@ -80,13 +81,14 @@ class ExportMethods:
             export_root: Folder below which ``weights/onnx`` is made.
             model_file_name: Name of the file without its ending.
             input_size: Height and width of the images; None for any.
-            raw_outputs: Whether ``raw_pred_score`` and ``raw_anomaly_map`` are outputs as well. OpenVINO exports, and
-                anomalib's command line, take it among ``onnx_kwargs``.
+            raw_outputs: Whether ``raw_pred_score`` and ``raw_anomaly_map`` are outputs, too. For OpenVINO, and on
+                anomalib's command line, put it into ``onnx_kwargs``.
             **kwargs: Arguments of ``torch.onnx.export``.
 
         Raises:
-            ValueError: If the model is not fitted.
-            ModuleNotFoundError: If the exporter's packages are missing.
+            ExportError: If the model is not fitted.
+            FileError: If ``export_root`` is a file.
+            MissingPackageError: If the exporter's packages are missing.
         """
         check_fitted(self.post_processor, has_weights=self._has_weights, model=self.model)
         check_installed("onnx", "onnxscript")
@@ -106,11 +108,12 @@ class ExportMethods:
         datamodule: AnomalibDataModule | None = None,
         **kwargs: Any,  # noqa: ANN401 - anomalib's
     ) -> Path:
-        """Export as anomalib does, with its arguments; ``INT8_PTQ`` quantizes the auto-encoder alone.
+        """Export as anomalib does, with its arguments. ``INT8_PTQ`` quantizes the auto-encoder only.
 
         Raises:
-            ValueError: If the model is not fitted, or there are no images to quantize with.
-            ModuleNotFoundError: If OpenVINO or NNCF is missing.
+            ExportError: If the model is not fitted, there is no such compression, or no images to quantize with.
+            FileError: If ``export_root`` is a file.
+            MissingPackageError: If OpenVINO or NNCF is missing.
         """
         check_fitted(self.post_processor, has_weights=self._has_weights, model=self.model)
         compression_type = check_compression(compression_type)

@@ -7,6 +7,8 @@ from typing import Any
 from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
 
+from anomalib_ckaad.errors import ExportError
+
 AUTO_ENCODER = "model.auto_encoder."
 CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData"})
 RECOMMENDED_IMAGES = 300
@@ -14,68 +16,68 @@ logger = logging.getLogger(__name__)
 
 
 def check_compression(compression: CompressionType | str | None) -> CompressionType | None:
-    """What anomalib knows by this name.
+    """anomalib's compression type of this name, in upper or lower case; None for no compression.
 
     Raises:
-        ValueError: If there is no such compression.
+        ExportError: If there is no such compression.
     """
     if not compression:
         return None
     names = [one.value for one in CompressionType]
     if str(getattr(compression, "value", compression)).lower() not in names:
-        msg = f"Expected compression_type to be {', '.join(names)}, got {compression!r}. Do correct it."
-        raise ValueError(msg)
+        msg = f"`compression_type` must be one of {', '.join(names)}, not {compression!r}."
+        raise ExportError(msg)
     return CompressionType(str(getattr(compression, "value", compression)).lower())
 
 
 def check_calibration(compression: CompressionType, datamodule: AnomalibDataModule | None) -> None:
-    """Refuse to quantize without images.
+    """Check that there are images to calibrate a quantized model with.
 
     Raises:
-        ValueError: If there is no datamodule, or INT8_ACQ would get single images, which its metric does not take.
+        ExportError: If there is no datamodule, or INT8_ACQ would get single images, which its metric does not take.
     """
     name = compression.name
     if datamodule is None:
-        msg = f"Expected data to calibrate {name} on the validation images, got none. Do pass --data, or a datamodule."
-        raise ValueError(msg)
+        msg = f"{name} needs validation images to calibrate the model. Pass `--data`, or a datamodule in Python."
+        raise ExportError(msg)
     if compression == CompressionType.INT8_ACQ:
         if datamodule.eval_batch_size == 1:
-            msg = "Expected batches of 2 images or more for INT8_ACQ, got 1. Do raise eval_batch_size."
-            raise ValueError(msg)
-        logger.warning("INT8_ACQ tests the model on all test images again and again, which may take hours.")
+            msg = "INT8_ACQ needs batches of 2 images or more, and `eval_batch_size` is 1. Use a larger one."
+            raise ExportError(msg)
+        logger.warning("INT8_ACQ runs the model on all test images many times, which may take hours.")
 
 
 def quantize_auto_encoder(path: Path, datamodule: AnomalibDataModule) -> None:
     """Quantize the convolutions of the auto-encoder in an OpenVINO model to INT8, in place.
 
-    Features are compared with their reconstructions, and what rounding does to features looks like an anomaly. So
-    backbone and comparison keep their precision.
+    Backbone and comparison keep their precision: features are compared with their reconstructions, so that rounded
+    features would look like anomalies.
 
     Args:
         path: The ``.xml`` file.
-        datamodule: Its validation images, as they lie on disk, are calibrated on.
+        datamodule: Its validation images are used for calibration.
 
     Raises:
-        RuntimeError: If the graph's nodes have lost their names.
+        ExportError: If the graph's nodes have lost their names.
     """
     import nncf  # noqa: PLC0415 - of the extra `openvino`
     import openvino  # noqa: PLC0415
 
     core = openvino.Core()
-    core.set_property({"ENABLE_MMAP": False})  # the file is written again
+    core.set_property({"ENABLE_MMAP": False})  # the file is overwritten below
     model = core.read_model(path)
     others = [op.get_friendly_name() for op in model.get_ordered_ops() if not _is_quantized(op)]
     if len(others) == len(model.get_ordered_ops()):
-        msg = f"Expected weights named {AUTO_ENCODER}… in the exported graph, got none. Do export without INT8_PTQ."
-        raise RuntimeError(msg)
+        msg = f"INT8_PTQ found no weights named {AUTO_ENCODER}… in the exported graph. Export without INT8_PTQ."
+        raise ExportError(msg)
     datamodule.setup("fit")
     loader = datamodule.val_dataloader()
     if len(loader.dataset) < RECOMMENDED_IMAGES:
         logger.warning(
-            "Expected %d validation images or more to calibrate INT8_PTQ on, got %d. Do compare the result by "
+            "INT8_PTQ is calibrated with %d validation images; %d or more are recommended. Check the result with "
             "`anomalib-ckaad validate`.",
-            RECOMMENDED_IMAGES,
             len(loader.dataset),
+            RECOMMENDED_IMAGES,
         )
     images = nncf.Dataset(loader, lambda batch: batch["image"])
     quantized = nncf.quantize(model, images, ignored_scope=nncf.IgnoredScope(names=others))
@@ -87,6 +89,6 @@ def _is_quantized(node: Any) -> bool:  # noqa: ANN401 - openvino's
     if node.get_type_name() not in CONVOLUTIONS:
         return False
     weights = node.input_value(1).get_node()
-    while weights.get_input_size():  # reshaped or cast
+    while weights.get_input_size():  # through reshapes and casts
         weights = weights.input_value(0).get_node()
     return bool(weights.get_friendly_name().startswith(AUTO_ENCODER))

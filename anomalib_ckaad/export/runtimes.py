@@ -1,4 +1,4 @@
-"""Exported files behind one call, whatever runs them: torch (.pt), ONNX Runtime (.onnx) or OpenVINO (.xml)."""
+"""Runs exported files with the runtime they need: torch (.pt), ONNX Runtime (.onnx) or OpenVINO (.xml)."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from anomalib_ckaad.errors import ExportError, FileError
 from anomalib_ckaad.export.methods import ExportMethods
 from anomalib_ckaad.export.whole import check_installed
 
@@ -18,17 +19,17 @@ Precision = Literal["f32", "bf16", "f16"]
 RUNTIMES: Final = {".pt": "torch", ".onnx": "ONNX Runtime", ".xml": "OpenVINO"}
 OUTPUTS: Final = ("pred_score", "anomaly_map")
 TRUST: Final = "TRUST_REMOTE_CODE"
-"""The variable that anomalib wants set before it reads a pickle."""
+"""Environment variable that must be set before anomalib reads a pickle."""
 
 
 @dataclass(frozen=True)
 class Exported:
     """An exported model, ready to run.
 
-    Args:
-        runtime: What runs it.
+    Attributes:
+        runtime: Name of the runtime.
         size: Height and width that it was exported for; None if it takes any.
-        run: Images (N, 3, H, W), float32 in [0, 1], to outputs by name.
+        run: Takes images (N, 3, H, W), float32 in [0, 1], and returns outputs by name.
     """
 
     runtime: str
@@ -37,30 +38,30 @@ class Exported:
 
 
 def load_exported(path: Path, precision: Precision = "f32") -> Exported:
-    """Load what ``anomalib export`` has written.
+    """Load a file that ``anomalib export`` has written.
 
     Args:
         path: A ``.pt``, ``.onnx`` or ``.xml`` file.
-        precision: OpenVINO's ``INFERENCE_PRECISION_HINT``. Left to itself it takes bf16 on CPUs that have it.
+        precision: OpenVINO's ``INFERENCE_PRECISION_HINT``. Without it, OpenVINO uses bf16 on CPUs that support it.
 
     Raises:
-        FileNotFoundError: If the file, or one that belongs to it, is missing.
-        ModuleNotFoundError: If the runtime is not installed.
-        PermissionError: If the file is a pickle, and ``TRUST_REMOTE_CODE`` is not set.
-        ValueError: If the file is of another kind, damaged, no exported Ckaad, or precision is set without OpenVINO.
+        FileError: If the file, or the ``.bin`` file of an ``.xml`` file, is missing.
+        MissingPackageError: If the runtime is not installed.
+        ExportError: If the file has another ending, is damaged or not an exported Ckaad, if it is a pickle and
+            ``TRUST_REMOTE_CODE`` is not set, or if a precision is given for another runtime than OpenVINO.
     """
     if path.suffix not in RUNTIMES:
-        msg = f"Expected an exported model (.pt, .onnx or .xml), got {str(path)!r}. Do give what anomalib exported."
-        raise ValueError(msg)
+        msg = f"{path} is not an exported model. Pass a .pt, .onnx or .xml file that `anomalib export` has written."
+        raise ExportError(msg)
     runtime = RUNTIMES[path.suffix]
     if precision != "f32" and path.suffix != ".xml":
-        msg = f"Expected precision f32 for {runtime}, got {precision}. Do set another one for .xml files only."
-        raise ValueError(msg)
+        msg = f"Precision {precision} is for OpenVINO (.xml files) only; {runtime} runs {path.name} in f32."
+        raise ExportError(msg)
     parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     for part in parts:
         if not part.is_file():
-            msg = f"Expected the file {str(part)!r}, got none. Do export the model again, or check the path."
-            raise FileNotFoundError(msg)
+            msg = f"There is no file {part}. Check the path, or export the model again."
+            raise FileError(msg)
     if path.suffix == ".xml":
         return _load_openvino(path, precision)
     return _load_torch(path) if path.suffix == ".pt" else _load_onnx(path)
@@ -69,16 +70,16 @@ def load_exported(path: Path, precision: Precision = "f32") -> Exported:
 def _load_torch(path: Path) -> Exported:
     if os.environ.get(TRUST, "0").lower() not in {"1", "true"}:
         msg = (
-            f"Expected {TRUST}=1 in the environment for {str(path)!r}, got none: it is a pickle, which may hold any "
-            "program. Do set it for files of your own making, or export to ONNX or OpenVINO."
+            f"{path} is a pickle, which can run any program when it is read. Set {TRUST}=1 in the environment if you "
+            "trust it, or export to ONNX or OpenVINO."
         )
-        raise PermissionError(msg)
+        raise ExportError(msg)
     from anomalib.deploy import TorchInferencer  # noqa: PLC0415  # brings OpenVINO's inferencer along
 
     model = _read(path, lambda: TorchInferencer(path, device="cpu").model)
     if not isinstance(model, ExportMethods):
-        msg = f"Expected an exported Ckaad in {str(path)!r}, got {type(model).__name__}. Do export a Ckaad."
-        raise ValueError(msg)  # noqa: TRY004 - bad input, as for files of other kinds
+        msg = f"{path} holds a model of type {type(model).__name__}, not a Ckaad. Pass an exported Ckaad."
+        raise ExportError(msg)
 
     def run(images: Array) -> dict[str, Array]:
         with torch.inference_mode(), model.raw_outputs():
@@ -126,19 +127,20 @@ def _load_openvino(path: Path, precision: Precision) -> Exported:
 
 
 def _read(path: Path, read: Callable[[], Any]) -> Any:  # noqa: ANN401 - each runtime's own
-    """Let a runtime read a file; whatever it dislikes becomes one sentence."""
+    """Let a runtime read a file.
+
+    Raises:
+        ExportError: If it fails, for whatever reason.
+    """
     try:
         return read()
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        msg = (
-            f"Expected an exported model in {str(path)!r}, got a file that {RUNTIMES[path.suffix]} cannot read: "
-            f"{first.rstrip('.')}. Do export the model again."
-        )
-        raise ValueError(msg) from error
+        msg = f"{RUNTIMES[path.suffix]} cannot read {path}: {first.rstrip('.')}. Export the model again."
+        raise ExportError(msg) from error
 
 
 def _check_outputs(path: Path, names: list[str]) -> None:
     if not set(OUTPUTS) <= set(names):
-        msg = f"Expected the outputs {', '.join(OUTPUTS)} of {str(path)!r}, got {', '.join(names)}. Do export a Ckaad."
-        raise ValueError(msg)
+        msg = f"{path} has the outputs {', '.join(names)}, without {' or '.join(OUTPUTS)}. Pass an exported Ckaad."
+        raise ExportError(msg)

@@ -1,4 +1,4 @@
-"""Exports of a fitted model, whole or not at all, with raw scores beside anomalib's where asked for."""
+"""Checks before an export, exports that are written whole or not at all, and raw scores among the outputs."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,12 +12,15 @@ from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
 from torch import Tensor, nn
 
+from anomalib_ckaad.errors import ExportError, FileError, MissingPackageError
+from anomalib_ckaad.files import PART
+
 EXTRA = "openvino"
 OF_EXTRA = {"nncf", "onnx", "onnxscript", "openvino"}
 
 
 class RawAndProcessed(NamedTuple):
-    """anomalib's outputs under their names, then the scores (N,) and maps (N, 1, H, W) before its post-processor."""
+    """anomalib's outputs, then the scores (N,) and maps (N, 1, H, W) before the post-processor."""
 
     pred_score: Tensor | None
     pred_label: Tensor | None
@@ -28,7 +31,7 @@ class RawAndProcessed(NamedTuple):
 
 
 def with_raw(processed: InferenceBatch, raw: InferenceBatch) -> RawAndProcessed:
-    """Join the outputs of the post-processor with what it was given.
+    """Join the outputs of the post-processor with its inputs.
 
     Example:
         >>> raw = InferenceBatch(pred_score=torch.tensor([3.0]))
@@ -36,7 +39,7 @@ def with_raw(processed: InferenceBatch, raw: InferenceBatch) -> RawAndProcessed:
         tensor([3.])
     """
     fields = processed._asdict()
-    # A graph needs a node of its own for each output, also where nothing was done to the scores.
+    # A graph needs a separate node for each output, even if the post-processor changes nothing.
     return RawAndProcessed(
         **{name: fields[name] for name in InferenceBatch._fields},
         raw_pred_score=None if raw.pred_score is None else raw.pred_score.clone(),
@@ -45,62 +48,62 @@ def with_raw(processed: InferenceBatch, raw: InferenceBatch) -> RawAndProcessed:
 
 
 def check_fitted(post_processor: nn.Module | None, *, has_weights: bool, model: nn.Module | None = None) -> None:
-    """Refuse to export what gives meaningless scores or labels.
+    """Check that a model gives meaningful scores and labels.
 
     Raises:
-        ValueError: If the model was neither fitted nor loaded, has weights that are not finite, or its post-processor
-            shall compare with a threshold that was never set.
+        ExportError: If the model was neither fitted nor loaded, has weights that are not finite, or its post-processor
+            needs a threshold that was never set.
     """
-    got = None
+    problem = None
     if isinstance(post_processor, PostProcessor):
         if post_processor.enable_thresholding and bool(torch.isnan(post_processor.image_threshold)):
-            got = "one without a threshold, whose labels would mean nothing"
+            problem = "has no threshold, so its labels would mean nothing"
     elif not has_weights:
-        got = "one that was neither fitted nor loaded"
-    if got is None and model is not None and not all(bool(p.isfinite().all()) for p in model.parameters()):
-        got = "one with weights that are not finite, whose scores would be none either"
-    if got is not None:
+        problem = "was neither trained nor loaded from a checkpoint"
+    if problem is None and model is not None and not all(bool(p.isfinite().all()) for p in model.parameters()):
+        problem = "has weights that are not finite"
+    if problem is not None:
         msg = (
-            f"Expected a fitted model to export, got {got}. Do train it, with validation images for the threshold, "
-            "and give its checkpoint as ckpt_path."
+            f"The model cannot be exported: it {problem}. Train it with validation images, and pass its checkpoint as "
+            "`ckpt_path`."
         )
-        raise ValueError(msg)
+        raise ExportError(msg)
 
 
 def check_installed(*packages: str) -> None:
-    """Refuse to begin what a missing package would end.
+    """Check that packages are installed.
 
     Raises:
-        ModuleNotFoundError: If a package is missing; the message names the extra that brings it.
+        MissingPackageError: If one is missing; the message has the command that installs it.
     """
     for package in packages:
         if find_spec(package) is None:
             what = f"'anomalib-ckaad[{EXTRA}]'" if package in OF_EXTRA else package
-            msg = f"Expected the package {package} to be installed, got none. Do `pip install {what}`."
-            raise ModuleNotFoundError(msg, name=package)
+            msg = f"The package {package} is not installed. Run `pip install {what}`."
+            raise MissingPackageError(msg, name=package)
 
 
 def export_at_once(export_root: Path | str, write: Callable[[Path], Path]) -> Path:
-    """Let ``write`` export into a temporary folder inside ``export_root``, and move its files out at the end.
+    """Let ``write`` export into a temporary folder inside ``export_root``, then move its files to their places.
 
-    An export that fails half-way leaves an earlier one as it was, and no folders of its own.
+    An export that fails leaves an earlier one unchanged and no new folders.
 
     Args:
-        export_root: Folder below which anomalib puts exported models; made if missing.
-        write: Exports below the folder that it is called with, and returns the main file.
+        export_root: Folder for exported models; made if missing.
+        write: Exports into the folder that it is called with, and returns the path of the main file.
 
     Returns:
         Path of the main file below ``export_root``.
 
     Raises:
-        NotADirectoryError: If ``export_root`` is a file or below one.
+        FileError: If ``export_root`` is a file, or inside one.
     """
     root = Path(export_root)
     made = _make_folders(root)
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as temporary:
+        with tempfile.TemporaryDirectory(prefix=PART, dir=root) as temporary:
             main = write(Path(temporary))
-            # Weights before the graph that refers to them.
+            # Weights first, as the graph refers to them.
             for file in sorted(main.parent.iterdir(), key=lambda file: file == main):
                 target = root / file.relative_to(temporary)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,19 +117,23 @@ def export_at_once(export_root: Path | str, write: Callable[[Path], Path]) -> Pa
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and its parents; return those that were missing, the innermost first."""
+    """Make a folder and its parents; return those that were missing, the innermost first.
+
+    Raises:
+        FileError: If it is a file, or inside one.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        msg = f"Expected a folder to export to, got {str(folder)!r}. Do give another export_root."
-        raise NotADirectoryError(msg) from error
+        msg = f"`export_root` is not a folder: {folder}. Pass another one."
+        raise FileError(msg) from error
     return missing
 
 
 @contextmanager
 def without(owner: object, *names: str) -> Iterator[None]:
-    """Set attributes to None for a while."""
+    """Set attributes to None within this context."""
     kept = {name: getattr(owner, name) for name in names}
     for name in names:
         setattr(owner, name, None)
@@ -139,7 +146,7 @@ def without(owner: object, *names: str) -> Iterator[None]:
 
 @contextmanager
 def without_gradients(module: nn.Module) -> Iterator[None]:
-    """Let no parameter ask for gradients for a while: outputs of what is saved then turn into arrays as they are."""
+    """Turn gradients off within this context, so that outputs of the saved model can be converted to arrays."""
     asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in asking:
         parameter.requires_grad = False

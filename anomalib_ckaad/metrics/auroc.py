@@ -1,58 +1,48 @@
-"""AUROC of raw scores: of any range, whatever batches they come in."""
-
-from typing import Any
+"""The area under the ROC curve of scores of any range: the one AUROC of the package."""
 
 import torch
-from anomalib.metrics.base import AnomalibMetric
+from anomalib.metrics import AnomalibMetric
 from torch import Tensor
-from torchmetrics.classification import BinaryAUROC
-from torchmetrics.utilities.data import dim_zero_cat
+from torchmetrics.functional.classification import binary_auroc
 
+from anomalib_ckaad.metrics.image_scores import ImageScores
 from anomalib_ckaad.metrics.raw_scores import RAW_SCORE
 
 
-def into_unit_range(scores: Tensor) -> Tensor:
-    """Scores of any size to (0, 1), in their order.
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """Area under the ROC curve; a tie between a normal and an anomalous score counts half.
+
+    torchmetrics takes scores outside [0, 1] for logits, and its sigmoid rounds large ones together. Ranks in [0, 1)
+    keep the order of any scores.
+
+    Args:
+        scores: Scores of any shape and range, the larger the more anomalous.
+        labels: 1 or True where anomalous, same shape.
+
+    Returns:
+        The area, in [0, 1]; 0, with torchmetrics' warning, if all labels are equal.
 
     Example:
-        >>> into_unit_range(torch.tensor([-1.0, 0.0, 1.0, 3.0]))
-        tensor([0.2500, 0.5000, 0.7500, 0.8750], dtype=torch.float64)
+        >>> auroc(torch.tensor([20.0, 22.0, 21.0, 23.0]), torch.tensor([0, 0, 1, 1]))
+        0.75
     """
-    scores = scores.to(torch.float64)
-    return (1 + scores / (1 + scores.abs())) / 2
+    _, ranks = torch.unique(scores, return_inverse=True)
+    return float(binary_auroc(ranks.flatten().double() / max(1, ranks.numel()), labels.flatten().int()))
 
 
-class _AUROC(BinaryAUROC):
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics'
-        super().__init__(**kwargs)
-        self._keeps_scores = kwargs.get("thresholds") is None
-        self._begin()
-
-    def _begin(self) -> None:
-        # Processes gather lists of one length: one without images has something to give as well.
-        if self._keeps_scores:
-            self.preds.append(torch.empty(0, dtype=torch.float64))
-            self.target.append(torch.empty(0, dtype=torch.long))
-
-    def reset(self) -> None:
-        super().reset()
-        self._begin()
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(into_unit_range(preds), target.long())
-
-    def compute(self) -> Any:  # noqa: ANN401 - a Tensor; the base's base returns three
-        if self._keeps_scores and not dim_zero_cat(self.target).numel():
-            msg = "Expected images for AUROC, got none. Do update it first."
-            raise ValueError(msg)
-        return super().compute()
+class _AUROC(ImageScores):
+    def compute(self) -> Tensor:
+        return torch.tensor(auroc(*self.collected()))
 
 
 class AUROC(AnomalibMetric, _AUROC):  # type: ignore[misc]  # anomalib's own metrics are made in this way
-    """Area under the ROC curve of scores as they are.
+    """Area under the ROC curve, in [0, 1], of raw image scores, or with ``fields`` of raw maps and masks.
 
-    anomalib's takes scores for logits as soon as one of a batch lies outside [0, 1]: of a batch then all go through a
-    sigmoid, of another none, and what is ranked against each other is not in one unit.
+    Unlike anomalib's, it does not depend on batches: there, one score outside [0, 1] sends its whole batch, but no
+    other, through a sigmoid.
+
+    Raises:
+        MetricError: If it is computed before any image was seen.
 
     Example:
         >>> metric = AUROC(fields=["score", "label"])

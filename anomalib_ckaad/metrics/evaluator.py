@@ -10,11 +10,11 @@ PIXEL = [RAW_MAP, "gt_mask"]
 
 
 def default_evaluator() -> Evaluator:
-    """Ranking metrics on raw scores, F1 at the validation threshold, and one oracle that is named so.
+    """Image and pixel AUROC, AUPRO, F1 at the validation threshold, and F1 at the best threshold of the test set.
 
-    anomalib's post-processor clamps the scores that test metrics see, and the ties change a ranking metric: those here
-    read the fields ``raw_pred_score`` and ``raw_anomaly_map``, which Ckaad leaves beside the clamped ones. Without
-    masks the pixel metrics stay silent. ``image_oracle_F1Max`` chooses its threshold on the test set itself.
+    Ranking metrics read the raw scores that Ckaad keeps in ``raw_pred_score`` and ``raw_anomaly_map``: anomalib's
+    post-processor clamps the others, and the ties change a ranking metric. Pixel metrics are skipped without masks.
+    ``image_oracle_F1Max`` chooses its threshold on the test set itself, so it is too good to be true for new images.
     """
     return Evaluator(
         test_metrics=[

@@ -1,14 +1,13 @@
-"""A file with the test metrics: anomalib prints them and keeps none."""
+"""A file with the test metrics: anomalib prints them, but does not save them."""
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
 
+from anomalib_ckaad.files import write_whole
 from anomalib_ckaad.host.trainer import datamodule_of
 
 FILE_NAME = "metrics.json"
@@ -16,39 +15,29 @@ logger = logging.getLogger(__name__)
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float], **about: str | None) -> Path:
-    """Write metrics as JSON, to a temporary name first, so that a reader never sees half a file.
+    """Write metrics as JSON.
 
     Args:
         folder: Where to; made if missing.
         metrics: Names and values.
-        **about: What they are of, such as the checkpoint and the data.
+        **about: What was tested, such as the checkpoint and the data.
 
     Returns:
         The path of the file, ``metrics.json``.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     json.loads(write_metrics(Path(folder), {"image_AUROC": 0.5}, data="bottle").read_text())
         {'data': 'bottle', 'metrics': {'image_AUROC': 0.5}}
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**about, "metrics": dict(metrics)}, indent=2)
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(text + "\n")
     path = folder / FILE_NAME
-    Path(file.name).chmod(0o666 & ~_umask())
-    Path(file.name).replace(path)
+    write_whole(path, json.dumps({**about, "metrics": dict(metrics)}, indent=2) + "\n")
     return path
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_test_metrics(trainer: pl.Trainer, model: str) -> None:
-    """Write what a trainer has just tested beside the checkpoint it tested, or where one would be.
+    """Write the results of a test next to the tested checkpoint, or where a checkpoint would be saved.
 
     Args:
         trainer: A trainer at the end of its test.

@@ -1,4 +1,4 @@
-"""Any metric for each type of defect or each category, and the mean over them."""
+"""Any metric for each type of defect or each category, and the mean over these groups."""
 
 import logging
 from collections.abc import Callable
@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 from anomalib.metrics import AnomalibMetric
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+from anomalib_ckaad.distributed import gather
+from anomalib_ckaad.errors import MetricError
 
 logger = logging.getLogger(__name__)
 
 
 def parent_folder(path: str) -> str:
-    """Name of the folder that an image lies in: the type of its defect in MVTec AD's layout.
+    """Name of the folder of an image: the type of its defect in MVTec AD's layout.
 
     >>> parent_folder("bottle/test/crack/000.png")
     'crack'
@@ -25,17 +28,17 @@ def parent_folder(path: str) -> str:
 
 
 class PerGroup(AnomalibMetric, Metric):
-    """A metric for each group of images; its value is the mean over the groups.
+    """A metric computed for each group of images; its value is the mean over the groups.
+
+    A group is left out of the mean, with a warning, if it lacks images that the metric needs: normal and anomalous ones
+    for a metric of ``gt_label``, an anomalous one for a metric of ``gt_mask``.
 
     Args:
-        metric: The metric; its name with ``macro_`` before it is this one's.
-        group_of: Gives the group of an image by its path; default: the name of its folder.
-        share_normal: Whether normal images count in every group, as they must where groups are types of defects
-            (default). For categories, each with normal images of its own, False.
-
-    Groups that lack what the metric needs, with ``gt_label`` normal and anomalous images, with ``gt_mask`` an anomalous
-    one, are left out of the mean, with a warning.
-        prefix: Of the name.
+        metric: The metric. The name of this one is that name with ``macro_`` before it.
+        group_of: Returns the group of an image, given its path. Default: the name of the image's folder.
+        share_normal: Whether normal images count in every group. Default True, for groups that are types of defects.
+            False for categories that have normal images of their own.
+        prefix: Prefix of the name.
 
     Example:
         >>> from anomalib.data import ImageBatch
@@ -65,9 +68,9 @@ class PerGroup(AnomalibMetric, Metric):
         self.group_of = group_of
         self.share_normal = share_normal
         self.values_by_group: dict[str, float] = {}
-        self._normal = inner  # sees normal images alone, if they are shared; each new group begins as its copy
+        self._normal = inner  # gets shared normal images only; a new group starts as a copy of it
         self._names: list[str] = []
-        self._kinds: dict[str, set[bool]] = {}  # of images that a group has: anomalous, normal
+        self._kinds: dict[str, set[bool]] = {}  # whether a group has anomalous images (True), normal ones (False)
         self._has_normal = False
         self._metrics = nn.ModuleList()
 
@@ -79,17 +82,17 @@ class PerGroup(AnomalibMetric, Metric):
         return self._metrics[self._names.index(name)]
 
     def update(self, batch: Any) -> None:  # noqa: ANN401 - an ImageBatch
-        """Give every image to the metric of its group.
+        """Add every image to the metric of its group.
 
         Raises:
-            ValueError: If paths, labels or a field of the metric are missing.
+            MetricError: If paths, labels or a field of the metric are missing.
         """
         missing = [name for name in self.fields if getattr(batch, name, None) is None]
         if missing:
             if not self.strict:
                 return
-            msg = f"Expected a batch with {', '.join(self.fields)}, got none of {', '.join(missing)}. Do add them."
-            raise ValueError(msg)
+            msg = f"{self.name} needs {', '.join(missing)} in every batch, which a batch does not have."
+            raise MetricError(msg)
         labels = torch.as_tensor(batch.gt_label).bool().cpu()
         groups = [self.group_of(path) for path in batch.image_path or []]
         for name in sorted({name for name, bad in zip(groups, labels.tolist(), strict=True) if self._is_own(bad)}):
@@ -111,29 +114,29 @@ class PerGroup(AnomalibMetric, Metric):
             metric.update(SimpleNamespace(**{name: value[chosen.to(value.device)] for name, value in values.items()}))
 
     def compute(self) -> Tensor:
-        """Mean over the groups; their values are in ``values_by_group`` after it.
+        """Mean over the groups. Afterwards ``values_by_group`` has the value of each.
 
         Raises:
-            ValueError: If there is no group that can be measured.
+            MetricError: If no group has the images that the metric needs.
         """
-        if distributed.is_available() and distributed.is_initialized():
-            # Every process has to take part in computing every group.
-            gathered: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(gathered, (self._kinds, self._has_normal))
-            self._has_normal = any(has_normal for _, has_normal in gathered)
-            for name in sorted({name for kinds, _ in gathered for name in kinds}):
-                self._metric_of(name)
-                self._kinds[name] = set().union(*(kinds.get(name, set()) for kinds, _ in gathered))
+        # All processes must compute all groups, also those of which they have no image.
+        gathered = gather((self._kinds, self._has_normal))
+        self._has_normal = any(has_normal for _, has_normal in gathered)
+        for name in sorted({name for kinds, _ in gathered for name in kinds}):
+            self._metric_of(name)
+            self._kinds[name] = set().union(*(kinds.get(name, set()) for kinds, _ in gathered))
         if not self._names:
-            msg = f"Expected anomalous images for {self.name}, got none. Do add some."
-            raise ValueError(msg)
+            msg = f"{self.name} needs anomalous images, and there are none. Add some to the test set."
+            raise MetricError(msg)
         whole = [name for name in sorted(self._names) if self._can_be_measured(name)]
         if len(whole) < len(self._names):
             others = ", ".join(sorted(set(self._names) - set(whole)))
-            logger.warning("Left %s out of %s: all images are of one kind.", others, self.name)
+            logger.warning(
+                "%s does not include %s: these groups have only normal or only anomalous images.", self.name, others
+            )
         if not whole:
-            msg = f"Expected a group with normal and anomalous images for {self.name}, got none. Do add some."
-            raise ValueError(msg)
+            msg = f"{self.name} needs a group with normal and anomalous images, and there is none. Add such images."
+            raise MetricError(msg)
         self.values_by_group = {name: float(self._metric_of(name).compute()) for name in whole}
         return torch.tensor(sum(self.values_by_group.values()) / len(self.values_by_group))
 

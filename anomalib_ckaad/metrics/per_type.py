@@ -1,4 +1,4 @@
-"""Image and pixel metrics apart for each type of defect, on raw scores."""
+"""Image and pixel metrics for each type of defect, on raw scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,8 +9,10 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUPRO
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc, binary_f1_score
+from torchmetrics.functional.classification import binary_f1_score
 
+from anomalib_ckaad.errors import MetricError
+from anomalib_ckaad.metrics.auroc import auroc
 from anomalib_ckaad.metrics.raw_scores import raw_scores
 
 ALL_TYPES = "all"
@@ -18,16 +20,16 @@ ALL_TYPES = "all"
 
 @dataclass(frozen=True)
 class Scored:
-    """Everything that was scored, on the CPU, in the order it came.
+    """Scores, maps and labels of all scored images, on the CPU, in their order.
 
     Attributes:
         paths: Path of each image.
         scores: Raw image scores (N,).
         labels: Whether each image is anomalous (N,).
         maps: Raw anomaly maps (N, H, W).
-        masks: What is anomalous in each image (N, H, W), or None where the data have no masks.
-        predicted: Whether each image's score exceeds the threshold (N,), or None where no threshold was applied.
-        named_types: Types by path, where the data set names them.
+        masks: Anomalous pixels of each image (N, H, W); None if the data have no masks.
+        predicted: Whether each image's score exceeds the threshold (N,); None if no threshold was applied.
+        named_types: Types of defects by path, if the data set names them.
     """
 
     paths: list[str]
@@ -40,7 +42,7 @@ class Scored:
 
     @classmethod
     def collect(cls, batches: Iterable[ImageBatch]) -> "Scored":
-        """Join what ``Engine.predict`` returned for a Ckaad model; all images of one size."""
+        """Join the batches that ``Engine.predict`` returns for a Ckaad model; all images must have one size."""
         batches = list(batches)
         raw = [raw_scores(batch) for batch in batches]
         has_masks = all(batch.gt_mask is not None for batch in batches)
@@ -58,7 +60,7 @@ class Scored:
 
     @classmethod
     def join(cls, parts: Sequence["Scored"]) -> "Scored":
-        """One of several, in their order."""
+        """Join several into one, in their order."""
 
         def together(tensors: list[Tensor | None]) -> Tensor | None:
             present = [tensor for tensor in tensors if tensor is not None]
@@ -75,7 +77,7 @@ class Scored:
         )
 
     def with_types(self, named_types: Mapping[str, str]) -> "Scored":
-        """The same with the data set's own names of types, by path."""
+        """The same, with the data set's own names of types by path."""
         return replace(self, named_types=named_types)
 
     @property
@@ -91,19 +93,19 @@ def score_types(scored: Scored) -> dict[str, dict[str, float]]:
     """Metrics of each type of defect against all normal images, and of all types together.
 
     Args:
-        scored: What was scored; at least one normal and one anomalous image.
+        scored: Scored images; at least one normal and one anomalous image.
 
     Returns:
-        For each type by name, and for ``all``: ``images`` (how many are anomalous), ``image_AUROC``, ``image_F1Score``
-        where there are predictions, and with masks ``pixel_AUROC`` and ``pixel_AUPRO``.
+        For each type by name, and for ``all``: ``images`` (number of anomalous images), ``image_AUROC``,
+        ``image_F1Score`` if there are predicted labels, ``pixel_AUROC`` and ``pixel_AUPRO`` if there are masks.
 
     Raises:
-        ValueError: If there are only normal or only anomalous images.
+        MetricError: If there are only normal or only anomalous images.
     """
     if scored.labels.all() or not scored.labels.any():
         kind = "anomalous" if scored.labels.all() else "normal"
-        msg = f"Expected normal and anomalous test images, got {kind} ones only. Do add the others."
-        raise ValueError(msg)
+        msg = f"All test images are {kind}. Metrics need normal and anomalous ones; add the others."
+        raise MetricError(msg)
     types = scored.types
     rows = {}
     for name in [*sorted({kind for kind in types if kind is not None}), ALL_TYPES]:
@@ -111,7 +113,7 @@ def score_types(scored: Scored) -> dict[str, dict[str, float]]:
         labels = scored.labels[chosen]
         rows[name] = {
             "images": float(labels.sum()),
-            "image_AUROC": _auroc(scored.scores[chosen], labels),
+            "image_AUROC": auroc(scored.scores[chosen], labels),
         }
         if scored.predicted is not None:
             rows[name]["image_F1Score"] = float(binary_f1_score(scored.predicted[chosen].int(), labels.int()))
@@ -120,16 +122,10 @@ def score_types(scored: Scored) -> dict[str, dict[str, float]]:
     return rows
 
 
-def _auroc(scores: Tensor, labels: Tensor) -> float:
-    # torchmetrics passes scores outside [0, 1] through a sigmoid, which rounds large ones together.
-    unit = (scores - scores.min()) / (scores.max() - scores.min()).clamp(min=torch.finfo(scores.dtype).tiny)
-    return float(binary_auroc(unit, labels.int()))
-
-
 def _pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
     aupro = AUPRO(fields=["maps", "masks"])
-    aupro.update(SimpleNamespace(maps=maps, masks=masks))  # type: ignore[arg-type]  # it reads two fields of a batch
+    aupro.update(SimpleNamespace(maps=maps, masks=masks))  # type: ignore[arg-type]  # it reads these two fields only
     return {
-        "pixel_AUROC": _auroc(maps.flatten(), masks.flatten()),
+        "pixel_AUROC": auroc(maps, masks),
         "pixel_AUPRO": float(aupro.compute()),
     }

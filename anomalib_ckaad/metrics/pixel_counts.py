@@ -1,4 +1,4 @@
-"""What pixel metrics need of all test images, in memory that does not grow with their number."""
+"""Histograms of pixel scores over a test set, and the pixel metrics computed from them."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -8,19 +8,23 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from anomalib_ckaad.errors import MetricError
 from anomalib_ckaad.metrics.threshold_range import Confusion, average_over_range
 from anomalib_ckaad.thresholds.score_histogram import bins_of
 
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixels of a test set by their score, the highest first; scores within 2^-11 of their value share a bin.
+    """Numbers of pixels by score, the highest first; scores that differ by less than 2^-11 of their value share a bin.
+
+    The memory does not grow with the number of images. Each metric returns its value and the largest error that the
+    bins can cause.
 
     Attributes:
-        bins: Numbers of the bins that hold pixels (B,), falling.
+        bins: Numbers of the bins that are not empty (B,), decreasing.
         normal: Number of normal pixels in each bin (B,), float64.
         anomalous: Number of anomalous pixels in each bin (B,), float64.
-        overlap: Sum over the anomalous pixels in each bin of one by the size of their region (B,), float64.
+        overlap: Sum of 1 / (size of its region) over the anomalous pixels in each bin (B,), float64.
         regions: Number of anomalous regions.
         low: Smallest score.
         high: Largest score.
@@ -38,7 +42,7 @@ class PixelCounts:
     def of(
         cls, normal: Tensor, anomalous: Tensor, overlap: Tensor, regions: int, low: float, high: float
     ) -> "PixelCounts":
-        """From histograms over all bins, as ``score_histogram.histogram`` gives them."""
+        """Make one from histograms over all bins, as ``score_histogram.histogram`` returns them."""
         bins = (normal + anomalous).nonzero().flatten().flip(0)
         return cls(bins, normal[bins].double(), anomalous[bins].double(), overlap[bins].double(), regions, low, high)
 
@@ -51,18 +55,21 @@ class PixelCounts:
         return self.anomalous.cumsum(0)
 
     def check(self) -> None:
-        """Refuse pixels of one kind, which cannot be told apart.
+        """Check that there are normal and anomalous pixels.
 
         Raises:
-            ValueError: If no pixel is normal, or none anomalous.
+            MetricError: If no pixel is normal, or none anomalous.
         """
         for name, count in (("normal", self.normal), ("anomalous", self.anomalous)):
             if not count.sum() > 0:
-                msg = f"Expected normal and anomalous pixels, got no {name} one. Do check the masks of the test images."
-                raise ValueError(msg)
+                msg = f"No pixel is {name}. Pixel metrics need normal and anomalous ones; check the masks."
+                raise MetricError(msg)
 
     def auroc(self) -> tuple[float, float]:
-        """Area under the ROC curve, pairs of one bin counted half, and what it may be wrong by."""
+        """Area under the ROC curve of binned scores, where pairs in one bin count half, and its largest error.
+
+        Another computation than ``metrics.auroc``, which is exact but needs all scores in memory.
+        """
         self.check()
         pairs = float(self._false[-1] * self._true[-1])
         below = self._false[-1] - self._false  # (B,): normal pixels in lower bins
@@ -70,11 +77,11 @@ class PixelCounts:
         return (float((self.anomalous * below).sum()) + same) / pairs, same / pairs
 
     def average_precision(self) -> tuple[float, float]:
-        """Average precision, each bin's anomalous pixels at the precision of its end, and what it may be wrong by."""
+        """Average precision, with the precision at the lower edge of each bin, and its largest error."""
         self.check()
         share = self.anomalous / self._true[-1]
         at_end = self._true / (self._true + self._false)
-        # In any order inside the bin, precision is between its first anomalous pixel last and all of them first.
+        # Best case: the anomalous pixels of a bin come first. Worst case: they come last.
         before_true, before_false = self._true - self.anomalous, self._false - self.normal
         best = self._true / (self._true + before_false).clamp(min=1)
         worst = (before_true + 1) / (before_true + 1 + self._false)
@@ -82,10 +89,10 @@ class PixelCounts:
         return float((share * at_end).sum()), float(wrong.sum())
 
     def best_f1(self) -> tuple[float, float]:
-        """F1 at the threshold, an edge of a bin, where it is largest, and what it may be wrong by."""
+        """Largest F1 at any edge of a bin, and its largest error."""
         self.check()
         value = float((2 * self._true / (self._true + self._false + self._true[-1])).max())
-        # All anomalous pixels of a bin above all normal ones.
+        # Best case: all anomalous pixels of a bin are above its normal ones.
         best = 2 * self._true / (self._true + self._false - self.normal + self._true[-1])
         return value, float(best.max()) - value
 
@@ -103,15 +110,15 @@ class PixelCounts:
         return torch.cat([zero, self._false / self._false[-1]]), torch.cat([zero, self._true / self._true[-1]])
 
     def aupro(self, limit: float = 0.3) -> tuple[float, float]:
-        """Area under the PRO curve up to a false-positive rate, by that rate, and what it may be wrong by."""
+        """Area under the PRO curve up to a false-positive rate, divided by that rate, and its largest error."""
         rate, overlap = self.pro_curve()
         width = rate.clamp(max=limit).diff()
-        # Where the limit cuts a bin, its share of the rise, as anomalib's AUPRO interpolates.
+        # The share of a bin below the limit, by linear interpolation as in anomalib's AUPRO.
         part = torch.where(rate.diff() > 0, width / rate.diff().clamp(min=1e-300), 1.0)
         rise = part * overlap.diff()
         inside = rate[:-1] < limit
         area = (width * (overlap[:-1] + rise / 2))[inside].sum()
-        # Inside a bin the curve may be any that rises: at once or at the end, above or below the straight line.
+        # Inside a bin the curve may rise at the start or at the end instead of in a straight line.
         wrong = (width * overlap.diff() * torch.maximum(part / 2, 1 - part / 2))[inside].sum()
         return float(area) / limit, float(wrong) / limit
 
@@ -120,10 +127,10 @@ class PixelCounts:
 
         Args:
             threshold: In [0, 1].
-            own_bin: Which pixels of the threshold's own bin count as above it: the truth lies between ``anomalous``,
-                the best case, and ``normal``, the worst.
+            own_bin: Which pixels in the threshold's own bin count as above it. The exact confusion lies between that of
+                ``anomalous``, the best case, and that of ``normal``, the worst.
         """
-        # As exact as a score that equals the threshold is: the product of a quotient may fall short of it.
+        # In float32, like the scores: in float64 the edge may be just below a score that it is equal to.
         edge = torch.tensor(self.low + threshold * (self.high - self.low), dtype=torch.float64).float()
         higher, same = self.bins > bins_of(edge), self.bins == bins_of(edge)
         hit = float(self.anomalous[higher | (same & (own_bin == "anomalous"))].sum())
@@ -131,7 +138,7 @@ class PixelCounts:
         return Confusion(hit, wrong, float(self._true[-1]) - hit)
 
     def threshold_range(self) -> dict[str, tuple[float, float]]:
-        """mF1, mAcc, mIoU and mIoU_max, each with what it may be wrong by."""
+        """mF1, mAcc, mIoU and mIoU_max, each with its largest error."""
         value = average_over_range(self.confusion_at)
         best = average_over_range(partial(self.confusion_at, own_bin="anomalous"))
         worst = average_over_range(partial(self.confusion_at, own_bin="normal"))
@@ -139,15 +146,15 @@ class PixelCounts:
 
 
 def region_weights(masks: Tensor) -> tuple[Tensor, int]:
-    """For each anomalous pixel one by the number of pixels of its region, and the number of regions.
+    """1 / (number of pixels in its region) for each anomalous pixel, and the number of regions.
 
-    Regions are joined at corners as well, as in anomalib's AUPRO.
+    Pixels that touch at a corner are in one region, as in anomalib's AUPRO.
 
     Args:
-        masks: (N, H, W), boolean.
+        masks: Anomalous pixels (N, H, W), boolean.
 
     Returns:
-        (N, H, W) of float64, 0 outside of masks; and how many regions there are.
+        Weights (N, H, W), float64, 0 outside the masks; and the number of regions.
 
     Example:
         >>> weights, regions = region_weights(torch.tensor([[[1, 1, 0, 1]]]).bool())

@@ -1,4 +1,4 @@
-"""An evaluator that reports each type of defect apart, and those with known anomalies apart from those without."""
+"""An evaluator that reports each type of defect, and types with known anomalies apart from types without."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
-from torch import distributed
 
 from anomalib_ckaad.data.reading.anomaly_types import UNTYPED, types_of
+from anomalib_ckaad.distributed import gather
 from anomalib_ckaad.host.trainer import datamodule_of
 from anomalib_ckaad.metrics.evaluator import default_evaluator
 from anomalib_ckaad.metrics.per_type import ALL_TYPES, Scored, score_types
@@ -24,12 +24,12 @@ def seen_and_unseen(rows: Mapping[str, Mapping[str, float]], seen: Iterable[str]
     """Metrics of each type, and their means over types with known anomalies and over the others.
 
     Args:
-        rows: Metrics by type, as ``score_types`` gives them.
-        seen: Types that some known anomaly has.
+        rows: Metrics by type, as ``score_types`` returns them.
+        seen: Types with a known anomaly.
 
     Returns:
-        ``type_NAME_METRIC`` for each type, ``seen_METRIC`` and ``unseen_METRIC``; a mean over no type is left out, and
-        both are where some known anomaly has no type.
+        ``type_NAME_METRIC`` for each type, ``seen_METRIC`` and ``unseen_METRIC``. A mean over no type is left out. Both
+        means are left out if the type of a known anomaly is not known.
 
     Example:
         >>> rows = {"crack": {"image_AUROC": 0.9}, "hole": {"image_AUROC": 0.7}, "all": {"image_AUROC": 0.8}}
@@ -52,15 +52,15 @@ def seen_and_unseen(rows: Mapping[str, Mapping[str, float]], seen: Iterable[str]
 
 
 class SeenUnseenEvaluator(Evaluator):
-    """The default metrics, and image AUROC, F1 and AUPRO for each type of defect, for seen types and for unseen ones.
+    """The default metrics, and image AUROC, F1 and AUPRO for each type of defect, for seen and for unseen types.
 
-    A type is seen if some known anomaly of the training (``KnownAnomalies``) has it. Every type is measured against
-    all normal test images, on raw scores; F1 at the validation threshold. Scores and maps of the whole test set are
-    kept in memory until its end. For Ckaad: other models keep no raw scores.
+    A type is seen if training has a known anomaly of it (``KnownAnomalies``). Each type is compared with all normal
+    test images, on raw scores; F1 uses the validation threshold. Scores and maps of all test images are kept in memory
+    until the test ends. Works with Ckaad only, as other models keep no raw scores.
 
     Args:
         val_metrics: As in anomalib's evaluator.
-        test_metrics: As in anomalib's evaluator; default None: Ckaad's.
+        test_metrics: As in anomalib's evaluator. Default None: those of ``default_evaluator``.
         compute_on_cpu: As in anomalib's evaluator.
     """
 
@@ -75,7 +75,7 @@ class SeenUnseenEvaluator(Evaluator):
         self._scored: list[Scored] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget an earlier test."""
+        """Forget the images of an earlier test."""
         del trainer, pl_module
         self._scored = []
 
@@ -96,13 +96,9 @@ class SeenUnseenEvaluator(Evaluator):
         """Log the metrics of all types."""
         super().on_test_epoch_end(trainer, pl_module)
         parts, self._scored = self._scored, []
-        if distributed.is_available() and distributed.is_initialized():
-            gathered: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(gathered, parts)
-            parts = [part for process in gathered for part in process]
-        scored = Scored.join(parts)
+        scored = Scored.join([part for process in gather(parts) for part in process])
         if scored.labels.all() or not scored.labels.any():
-            logger.warning("There are test images of one kind only: no type can be measured.")
+            logger.warning("No metrics by type: the test set has only normal or only anomalous images.")
             return
         datamodule = datamodule_of(trainer)
         samples = getattr(getattr(datamodule, "test_data", None), "samples", None)

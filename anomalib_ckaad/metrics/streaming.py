@@ -1,4 +1,4 @@
-"""Pixel metrics whose memory does not grow with the number of images: one histogram for all."""
+"""Pixel metrics that need the same memory for any number of images: they keep histograms of scores."""
 
 from typing import Any, ClassVar
 
@@ -7,6 +7,7 @@ from anomalib.metrics import AnomalibMetric
 from torch import Tensor
 from torchmetrics import Metric
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.metrics.pixel_counts import PixelCounts, region_weights
 from anomalib_ckaad.metrics.raw_scores import RAW_MAP
 from anomalib_ckaad.metrics.threshold_range import check_maps
@@ -16,10 +17,11 @@ PIXEL_FIELDS = (RAW_MAP, "gt_mask")
 
 
 class PixelMetric(Metric):
-    """Counts pixels by score: 24 MiB for any number of images, summed over processes.
+    """Counts pixels by score, in 24 MiB for any number of images, and adds the counts up over processes.
 
-    A score is known to 2^-11 of its value. What that may cost is ``error_bound``, computed from the counts themselves:
-    little for many pixels spread over their range, more for few or where all scores are close together.
+    Scores that differ by less than 2^-11 of their value may share a bin. ``error_bound`` of the metrics below is the
+    largest error that this can cause: small for many pixels with different scores, larger for few pixels or for scores
+    that are all close together.
     """
 
     full_state_update = False
@@ -42,7 +44,7 @@ class PixelMetric(Metric):
         """Count the pixels of raw maps (N, H, W) or (N, 1, H, W) and masks of the same shape.
 
         Raises:
-            ValueError: If shapes differ, or a value is not finite.
+            MetricError: If shapes differ, or a value is not finite.
         """
         maps, masks = check_maps(maps, masks)
         maps = maps.float()
@@ -55,11 +57,11 @@ class PixelMetric(Metric):
         self.high = torch.maximum(self.high, maps.max())
 
     def compute(self) -> Tensor:
-        """Number of pixels that were counted."""
+        """Number of counted pixels."""
         return self.normal.sum() + self.anomalous.sum()
 
     def counts(self) -> PixelCounts:
-        """What was counted so far, in this process."""
+        """Counts of this process so far."""
         return PixelCounts.of(
             self.normal.cpu(),
             self.anomalous.cpu(),
@@ -71,7 +73,7 @@ class PixelMetric(Metric):
 
 
 class _Bounded(PixelMetric):
-    """A metric that knows what its bins may cost."""
+    """A metric that knows the largest error its bins can cause."""
 
     _bound: float
 
@@ -84,7 +86,7 @@ class _Bounded(PixelMetric):
 
     @property
     def error_bound(self) -> float:
-        """By how much the value differs from the exact one at most."""
+        """Largest possible difference between the value and the exact one."""
         self.compute()
         return self._bound
 
@@ -103,8 +105,8 @@ class _StreamingAUPRO(_Bounded):
     def __init__(self, fpr_limit: float = 0.3, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics'
         super().__init__(**kwargs)
         if not 0 < fpr_limit <= 1:
-            msg = f"Expected fpr_limit in (0, 1], got {fpr_limit}. Do leave it out for 0.3."
-            raise ValueError(msg)
+            msg = f"`fpr_limit` must be in (0, 1], not {fpr_limit}. The usual value is 0.3."
+            raise ConfigurationError(msg)
         self.fpr_limit = fpr_limit
 
     def value_and_bound(self) -> tuple[float, float]:
@@ -125,7 +127,7 @@ class _ThresholdRange(_Bounded):
 
 
 class StreamingAUROC(AnomalibMetric, _StreamingAUROC):  # type: ignore[misc]
-    """Area under the pixels' ROC curve, in [0, 1]; pairs within a bin count half, as ties do.
+    """Area under the ROC curve of the pixels, in [0, 1]; pairs in one bin count half, as ties do.
 
     Example:
         >>> from types import SimpleNamespace
@@ -139,23 +141,26 @@ class StreamingAUROC(AnomalibMetric, _StreamingAUROC):  # type: ignore[misc]
 
 
 class StreamingAP(AnomalibMetric, _StreamingAP):  # type: ignore[misc]
-    """Average precision of the pixels, in [0, 1]."""
+    """Average precision of the pixels, in [0, 1]. See ``PixelCounts.average_precision``."""
 
     default_fields = PIXEL_FIELDS
 
 
 class StreamingAUPRO(AnomalibMetric, _StreamingAUPRO):  # type: ignore[misc]
-    """Area under the per-region overlap up to a false-positive rate, in [0, 1], as anomalib's ``AUPRO``.
+    """Area under the per-region overlap curve up to a false-positive rate, in [0, 1], like anomalib's ``AUPRO``.
 
     Args:
-        fpr_limit: The rate, in (0, 1]; default 0.3 as in MVTec AD's paper.
+        fpr_limit: The rate, in (0, 1]. Default 0.3, as in the paper of MVTec AD.
+
+    Raises:
+        ConfigurationError: If ``fpr_limit`` is not in (0, 1].
     """
 
     default_fields = PIXEL_FIELDS
 
 
 class StreamingF1Max(AnomalibMetric, _StreamingF1Max):  # type: ignore[misc]
-    """F1 of the pixels at their best threshold, in [0, 1]."""
+    """F1 of the pixels at the threshold where it is largest, in [0, 1]."""
 
     default_fields = PIXEL_FIELDS
 

@@ -1,14 +1,14 @@
-"""Accuracy where F1 is best, and the mean of the seven usual metrics."""
+"""Image metrics of a ranking, and the mean of the seven usual metrics."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from anomalib.metrics import AnomalibMetric
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
+from anomalib_ckaad.errors import MetricError
+from anomalib_ckaad.metrics.auroc import auroc
+from anomalib_ckaad.metrics.image_scores import ImageScores
 from anomalib_ckaad.metrics.raw_scores import RAW_MAP, RAW_SCORE
 from anomalib_ckaad.metrics.streaming import PixelMetric
 
@@ -24,18 +24,20 @@ MEAN_OF = (
 
 
 def ranking_scores(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """AUROC, average precision, best F1 and the accuracy there, of image scores; ties are never told apart.
+    """AUROC, average precision, best F1 and the accuracy at the best F1, of image scores.
+
+    Images with equal scores are always on the same side of a threshold.
 
     Args:
         scores: Raw scores (N,), the larger the more anomalous.
         labels: Whether each image is anomalous (N,).
 
     Returns:
-        ``AUROC``, ``AP``, ``F1Max`` and ``AccuracyAtF1Max``, each in [0, 1]. Where several thresholds share the best
-        F1, the accuracy is that of the highest of them.
+        ``AUROC``, ``AP``, ``F1Max`` and ``AccuracyAtF1Max``, each in [0, 1]. If several thresholds have the best F1,
+        the accuracy is that of the highest of them.
 
     Raises:
-        ValueError: If a score is not finite, or all images are of one kind.
+        MetricError: If a score is not finite, or all images are normal, or all anomalous.
 
     Example:
         >>> ranking_scores(torch.tensor([0.1, 0.4, 0.3, 0.9]), torch.tensor([0, 0, 1, 1]))
@@ -44,13 +46,13 @@ def ranking_scores(scores: Tensor, labels: Tensor) -> dict[str, float]:
     labels = labels.bool()
     wrong = int((~torch.isfinite(scores)).sum())
     if wrong:
-        msg = f"Expected finite image scores, got {wrong} that are not. Do lower learning_rate, and train again."
-        raise ValueError(msg)
+        msg = f"{wrong} of {len(scores)} image scores are not finite. Lower `learning_rate` and train again."
+        raise MetricError(msg)
     if labels.all() or not labels.any():
         kind = "anomalous" if len(labels) and labels.all() else "normal"
-        msg = f"Expected normal and anomalous images, got {kind} ones only. Do add the others."
-        raise ValueError(msg)
-    # (T,): at each distinct score, the highest first, the images of either kind
+        msg = f"All images are {kind}. Metrics need normal and anomalous ones; add the others."
+        raise MetricError(msg)
+    # (T,): numbers of anomalous and of normal images at each distinct score, the highest score first
     _, place = torch.unique(scores.double(), return_inverse=True)
     count = int(place.max()) + 1
     found, wrong_at = (torch.bincount(place[kind], minlength=count).flip(0).double() for kind in (labels, ~labels))
@@ -60,7 +62,7 @@ def ranking_scores(scores: Tensor, labels: Tensor) -> dict[str, float]:
     best = int(f1.argmax())
     below = negatives - false
     return {
-        "AUROC": float((found * (below + wrong_at / 2)).sum() / (positives * negatives)),
+        "AUROC": auroc(scores, labels),
         "AP": float((found * true / (true + false)).sum() / positives),
         "F1Max": float(f1[best]),
         "AccuracyAtF1Max": float((true[best] + below[best]) / (positives + negatives)),
@@ -68,13 +70,13 @@ def ranking_scores(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def mean_of_seven(values: Mapping[str, float]) -> float:
-    """mAD of the COCO-AD paper: the mean of image AUROC, AP, F1-max, pixel AUROC, AP, F1-max, and AUPRO.
+    """mAD of the COCO-AD paper: mean of image AUROC, AP and F1-max, pixel AUROC, AP and F1-max, and AUPRO.
 
     Args:
         values: Each in [0, 1], by the names in ``MEAN_OF``; others are ignored.
 
     Raises:
-        ValueError: If one is missing.
+        MetricError: If one is missing.
 
     Example:
         >>> mean_of_seven(dict.fromkeys(MEAN_OF, 0.5))
@@ -82,58 +84,28 @@ def mean_of_seven(values: Mapping[str, float]) -> float:
     """
     missing = [name for name in MEAN_OF if name not in values]
     if missing:
-        msg = f"Expected {', '.join(MEAN_OF)} for mAD, got no {', '.join(missing)}. Do use test images with masks."
-        raise ValueError(msg)
+        msg = f"mAD needs {', '.join(missing)}, which are missing. Use test images with masks."
+        raise MetricError(msg)
     return sum(values[name] for name in MEAN_OF) / len(MEAN_OF)
 
 
-class _ImageScores(Metric):
-    """Keeps the scores and labels of images: 5 bytes an image."""
-
-    full_state_update = False
-    scores: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics'
-        super().__init__(**kwargs)
-        self.add_state("scores", default=[], dist_reduce_fx="cat")
-        self.add_state("labels", default=[], dist_reduce_fx="cat")
-        self._begin()
-
-    def _begin(self) -> None:
-        # Processes gather lists of one length: one without images has something to give as well.
-        self.scores.append(torch.empty(0))
-        self.labels.append(torch.empty(0, dtype=torch.bool))
-
-    def reset(self) -> None:
-        super().reset()
-        self._begin()
-
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        self.scores.append(scores.detach().float().flatten())
-        self.labels.append(labels.bool().flatten())
-
-    def ranking(self) -> dict[str, float]:
-        return ranking_scores(dim_zero_cat(self.scores).cpu(), dim_zero_cat(self.labels).cpu())
-
-
-class _AccuracyAtF1Max(_ImageScores):
+class _AccuracyAtF1Max(ImageScores):
     def compute(self) -> Tensor:
-        return torch.tensor(self.ranking()["AccuracyAtF1Max"])
+        return torch.tensor(ranking_scores(*self.collected())["AccuracyAtF1Max"])
 
 
 class AccuracyAtF1Max(AnomalibMetric, _AccuracyAtF1Max):  # type: ignore[misc]
-    """Accuracy of images at the threshold of the best F1 on these very images, as CKAAD's paper for medical data.
+    """Accuracy of images, in [0, 1], at the threshold with the best F1, as CKAAD's paper has it for medical data.
 
-    An oracle: the threshold knows the test labels.
+    The threshold is chosen with the test labels, so new images get a lower accuracy.
     """
 
     default_fields = (RAW_SCORE, "gt_label")
 
 
-class _MeanOfSeven(_ImageScores, PixelMetric):
+class _MeanOfSeven(ImageScores, PixelMetric):
     def update(self, scores: Tensor, labels: Tensor, maps: Tensor, masks: Tensor) -> None:  # type: ignore[override]
-        _ImageScores.update(self, scores, labels)
+        ImageScores.update(self, scores, labels)
         PixelMetric.update(self, maps, masks)
 
     def compute(self) -> Tensor:
@@ -141,7 +113,7 @@ class _MeanOfSeven(_ImageScores, PixelMetric):
         return torch.tensor(
             mean_of_seven(
                 {
-                    **{f"image_{name}": value for name, value in self.ranking().items()},
+                    **{f"image_{name}": value for name, value in ranking_scores(*self.collected()).items()},
                     "pixel_AUROC": counts.auroc()[0],
                     "pixel_AP": counts.average_precision()[0],
                     "pixel_F1Max": counts.best_f1()[0],

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anomalib_ckaad.errors import MetricError
+
 RANGE = tuple(number / 10 for number in range(2, 9))
 """Thresholds 0.2, 0.3 … 0.8 of mF1, mAcc and mIoU."""
 FINE_RANGE = tuple(number / 20 for number in range(21))
@@ -14,7 +16,7 @@ NAMES = ("mF1", "mAcc", "mIoU", "mIoU_max")
 
 
 class Confusion(NamedTuple):
-    """Numbers of pixels: rightly called anomalous, wrongly called so, and missed."""
+    """Numbers of pixels that are true positives, false positives and false negatives."""
 
     true_positives: float
     false_positives: float
@@ -22,7 +24,7 @@ class Confusion(NamedTuple):
 
     @property
     def f1(self) -> float:
-        """F1; 0 where there is nothing to find and nothing is found."""
+        """F1; 0 if no pixel is anomalous and none is predicted to be."""
         return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
 
     @property
@@ -32,7 +34,7 @@ class Confusion(NamedTuple):
 
     @property
     def iou(self) -> float:
-        """Intersection over union of what is anomalous."""
+        """Intersection over union of the anomalous pixels."""
         return _ratio(self.true_positives, self.true_positives + self.false_positives + self.false_negatives)
 
 
@@ -41,10 +43,10 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def average_over_range(confusion_at: Callable[[float], Confusion]) -> dict[str, float]:
-    """The four scores, from the pixels' confusion at thresholds in [0, 1] of normalized maps.
+    """The four scores, from confusions at thresholds in [0, 1] of normalized maps.
 
     Args:
-        confusion_at: Confusion of ``map > threshold`` with the masks, pixels of all images together.
+        confusion_at: Returns the confusion of ``map > threshold`` with the masks, over the pixels of all images.
 
     Returns:
         ``mF1``, ``mAcc``, ``mIoU`` and ``mIoU_max``, each in [0, 1].
@@ -66,39 +68,40 @@ def check_maps(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Maps and masks as (N, H, W), masks as booleans.
 
     Raises:
-        ValueError: If they differ in shape or a value is not finite.
+        MetricError: If they differ in shape, or a value is not finite.
     """
     maps, masks = (one.squeeze(1) if one.ndim == 4 and one.shape[1] == 1 else one for one in (maps, masks))  # noqa: PLR2004
     if maps.shape != masks.shape:
         msg = (
-            f"Expected maps and masks of one shape, got {tuple(maps.shape)} and {tuple(masks.shape)}. "
-            "Do resize the masks to the maps."
+            f"Anomaly maps have shape {tuple(maps.shape)}, masks {tuple(masks.shape)}. "
+            "Resize the masks to the size of the maps."
         )
-        raise ValueError(msg)
+        raise MetricError(msg)
     wrong = int((~torch.isfinite(maps)).sum())
     if wrong:
-        msg = f"Expected finite anomaly maps, got {wrong} pixels that are not. Do lower learning_rate, and train again."
-        raise ValueError(msg)
+        msg = f"{wrong} pixels of the anomaly maps are not finite. Lower `learning_rate` and train again."
+        raise MetricError(msg)
     return maps.detach(), masks.bool()
 
 
 def threshold_range_scores(maps: Tensor, masks: Tensor) -> dict[str, float]:
     """mF1, mAcc, mIoU and mIoU-max of a whole test set.
 
-    Maps are min-max normalized over the test set, a pixel is called anomalous where ``map > threshold``, and pixels of
-    all images are counted together. mF1, mAcc and mIoU are arithmetic means over the thresholds 0.2, 0.3 … 0.8, and
-    mIoU-max is the largest IoU over 0, 0.05 … 1. mAcc is the recall of anomalous pixels. One outlier moves all of them.
+    Maps are min-max normalized over the test set, a pixel is predicted to be anomalous if ``map > threshold``, and the
+    pixels of all images are counted together. mF1, mAcc and mIoU are means over the thresholds 0.2, 0.3 … 0.8, and
+    mIoU-max is the largest IoU over 0, 0.05 … 1. mAcc is the recall of anomalous pixels. As maps are normalized by
+    their minimum and maximum, a single outlier changes all four.
 
     Args:
         maps: Raw anomaly maps (N, H, W) or (N, 1, H, W).
-        masks: What is anomalous, same shape; anything but 0 is.
+        masks: Masks of the same shape; any value but 0 is anomalous.
 
     Returns:
-        ``mF1``, ``mAcc``, ``mIoU`` and ``mIoU_max``, each in [0, 1]; 0 without an anomalous pixel, and where all pixels
-        are equal, as nothing is called anomalous then.
+        ``mF1``, ``mAcc``, ``mIoU`` and ``mIoU_max``, each in [0, 1]; 0 if no pixel is anomalous, or if all
+        scores are equal.
 
     Raises:
-        ValueError: If shapes differ, or a value is not finite.
+        MetricError: If shapes differ, or a value is not finite.
 
     Example:
         >>> maps = torch.tensor([[[0.0, 0.25, 0.55, 1.0]]])
@@ -110,7 +113,7 @@ def threshold_range_scores(maps: Tensor, masks: Tensor) -> dict[str, float]:
         return dict.fromkeys(NAMES, 0.0)
     values = maps.double().flatten()
     low, high = values.min(), values.max()
-    # A range that is no normal number would make quotients that are none either.
+    # Without the check, equal scores would be divided by 0.
     normalized = (values - low) / (high - low) if high > low else torch.zeros_like(values)
     inside, outside = (normalized[chosen].sort().values for chosen in (masks.flatten(), ~masks.flatten()))
 

@@ -1,4 +1,4 @@
-"""Thresholds for a rate that a user can name: of false alarms among normal images, or of anomalies that are found."""
+"""Thresholds for a false-positive rate or a recall that the user chooses."""
 
 from anomalib_ckaad.thresholds.order_statistics import rate_bound, rate_threshold, recall_threshold, samples_needed
 from anomalib_ckaad.thresholds.post_processor import RatePostProcessor

@@ -1,12 +1,11 @@
-"""Thresholds from order statistics, with guarantees for images that are yet to come.
+"""Thresholds from order statistics, with guarantees for new images.
 
 If n scores and a new one are exchangeable, the new one's rank among all n + 1 is uniform: it exceeds the k-th smallest
 of the n with probability (n + 1 - k) / (n + 1) at most. This is split conformal prediction (Vovk, Gammerman and Shafer,
 "Algorithmic Learning in a Random World", 2005; Lei et al., "Distribution-Free Predictive Inference for Regression",
 JASA 2018). For one given set of n independent scores, the probability that new ones exceed the k-th smallest follows
-Beta(n + 1 - k, k), whatever the continuous distribution of the scores (Wilks, "Determination of Sample Sizes for
-Setting Tolerance Limits", 1941; Vovk, "Conditional Validity of Inductive Conformal Predictors", 2012), which is what
-`confidence` is about.
+Beta(n + 1 - k, k), for any continuous distribution of the scores (Wilks, "Determination of Sample Sizes for Setting
+Tolerance Limits", 1941; Vovk, "Conditional Validity of Inductive Conformal Predictors", 2012). `confidence` uses this.
 """
 
 import math
@@ -17,12 +16,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-# Exported models differ from the checkpoint by rounding: no threshold is equal to a score, nor far above it.
 LARGEST_STEP = 0.01
+"""Largest distance of a threshold to the score below it, as a share of the range of the scores.
+
+A threshold is not equal to a score, as scores of exported models differ by rounding, and not much larger either.
+"""
 
 
 def samples_needed(rate: float, confidence: float | None = None) -> int:
-    """Number of scores from which on a threshold for ``rate`` exists.
+    """Smallest number of scores for which a threshold with this rate exists.
 
     Args:
         rate: Share of new scores that may exceed the threshold, in (0, 1).
@@ -41,16 +43,16 @@ def samples_needed(rate: float, confidence: float | None = None) -> int:
 
 
 def number_beyond(number: int, rate: float, confidence: float | None = None) -> int:
-    """One more than the number of the n known scores that may exceed a threshold; 0 if there are too few.
+    """Number of the given scores that may exceed a threshold, plus 1; 0 if there are too few scores.
 
     Args:
-        number: How many scores there are, n.
+        number: Number of scores, n.
         rate: As for ``rate_threshold``.
         confidence: As for ``rate_threshold``.
 
     Returns:
-        c, so that the threshold is at the (n + 1 - c)-th smallest score, and new scores exceed it with a probability
-        that follows Beta(c, n + 1 - c), of mean c / (n + 1).
+        c: the threshold is at the (n + 1 - c)-th smallest score. The probability that a new score exceeds it follows
+        Beta(c, n + 1 - c), whose mean is c / (n + 1).
 
     Example:
         >>> number_beyond(99, 0.01), number_beyond(98, 0.01), number_beyond(299, 0.01, confidence=0.95)
@@ -67,8 +69,8 @@ def rate_bound(number: int, beyond: int, confidence: float = 0.95) -> float:
     """Upper confidence bound of the probability that a new score exceeds the threshold.
 
     Args:
-        number: How many scores the threshold comes from.
-        beyond: What ``number_beyond`` gave; at least 1.
+        number: Number of scores that the threshold comes from.
+        beyond: Result of ``number_beyond``; at least 1.
         confidence: Of the bound, in (0, 1).
 
     Returns:
@@ -86,18 +88,18 @@ def rate_threshold(
 ) -> float:
     """Threshold that new scores exceed with a probability of at most ``rate``.
 
-    It lies above the k-th smallest score with k = ceil((n + 1)(1 - rate)): halfway to the next larger one, but by a
-    hundredth of the range of the scores at most. With too few scores it lies above their maximum, without guarantee.
+    It is above the k-th smallest score with k = ceil((n + 1)(1 - rate)): halfway to the next larger score, but at most
+    1 % of the range of the scores. With too few scores it is above their maximum, without a guarantee.
 
     Args:
-        scores: Scores of normal images (n,), finite, at least one, exchangeable with those to come.
+        scores: Scores of normal images (n,), finite, at least one, exchangeable with those of new images.
         rate: Target false-positive rate in (0, 1).
-        confidence: None holds the rate on average over validation sets; a number in (0, 1) holds it for this very
-            set with that probability, which needs more scores and gives a higher threshold.
-        others: Other scores (m,) that the threshold shall not be equal to either, such as those of anomalies.
+        confidence: With None the rate holds on average over validation sets. With a number in (0, 1) it holds for this
+            validation set with that probability, which needs more scores and gives a higher threshold.
+        others: Other scores (m,) that the threshold must not be equal to either, such as those of anomalies.
 
     Returns:
-        The threshold, a number that float32 holds exactly, different from all scores where float32 allows.
+        The threshold, exact in float32, different from all scores if float32 allows it.
 
     Example:
         >>> rate_threshold(torch.arange(1.0, 10.0), 0.2)  # eighth smallest of nine
@@ -114,7 +116,7 @@ def rate_threshold(
     threshold = float(np.float32(lower + min((upper - lower) / 2, LARGEST_STEP * scale)))
     if threshold > lower:
         return threshold
-    # Rounded back onto a score: the next number of float32 is above it, and at most the next score.
+    # Rounding gave the lower score again. The next float32 is above it, and not above the next score.
     return float(np.nextafter(np.float32(lower), np.float32(math.inf)))
 
 
@@ -123,17 +125,17 @@ def recall_threshold(
 ) -> float:
     """Highest threshold that new anomalies exceed with a probability of at least ``recall``.
 
-    It lies just below the j-th smallest score with j = floor((m + 1)(1 - recall)), as ``rate_threshold`` lies above
-    one. With too few scores it lies below their minimum, without guarantee.
+    It is just below the j-th smallest score with j = floor((m + 1)(1 - recall)), in the way that ``rate_threshold`` is
+    just above one. With too few scores it is below their minimum, without a guarantee.
 
     Args:
-        scores: Scores of anomalies (m,), finite, at least one, exchangeable with those to come.
+        scores: Scores of anomalies (m,), finite, at least one, exchangeable with those of new anomalies.
         recall: Target recall in (0, 1).
         confidence: As for ``rate_threshold``.
         others: As for ``rate_threshold``, such as the scores of normal images.
 
     Returns:
-        The threshold, a number that float32 holds exactly.
+        The threshold, exact in float32.
 
     Example:
         >>> recall_threshold(torch.arange(1.0, 10.0), 0.8)  # second smallest of nine
@@ -144,5 +146,5 @@ def recall_threshold(
 
 
 def _exact(rate: float) -> Fraction:
-    """The decimal number that was written: products with 0.01 shall not fall short of a whole number."""
+    """The decimal number that was written: 100 * 0.29 must be 29, and is 28.999999999999996 in floats."""
     return Fraction(str(rate))

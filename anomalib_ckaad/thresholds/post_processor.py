@@ -1,12 +1,13 @@
-"""RatePostProcessor: anomalib's post-processor, with thresholds for rates that a user names."""
+"""RatePostProcessor: anomalib's post-processor with thresholds for a false-positive rate or a recall."""
 
 import logging
 from typing import Any
 
 import lightning.pytorch as pl
-from anomalib.metrics.threshold import Threshold
 from anomalib.post_processing import PostProcessor
 
+from anomalib_ckaad.errors import ConfigurationError
+from anomalib_ckaad.host.post_processor import set_threshold_metric
 from anomalib_ckaad.thresholds.metrics import ImageThreshold, PixelThreshold
 
 logger = logging.getLogger(__name__)
@@ -15,27 +16,29 @@ ARGUMENTS = ("image_false_positive_rate", "image_recall", "pixel_false_positive_
 
 
 class RatePostProcessor(PostProcessor):
-    """Thresholds for a false-positive rate or a recall, found on validation images, instead of those of the best F1.
+    """Sets thresholds for a false-positive rate or a recall on validation images, instead of the best F1.
 
-    With n normal validation images, those to come of the same kind are called anomalous with a probability of at most
-    ``image_false_positive_rate``, which takes n >= 1 / rate - 1; ``image_recall`` is the same for anomalies. It holds
-    on average over validation sets, and with ``confidence`` for the very set at hand. All else is anomalib's:
-    normalization puts the threshold at 0.5, and checkpoints and exported models hold it.
+    New normal images, of the same kind as the validation images, exceed the threshold with a probability of at most
+    ``image_false_positive_rate``. This needs at least 1 / rate - 1 normal validation images. ``image_recall`` is the
+    same for anomalous images. The probability is an average over validation sets; with ``confidence`` it holds for the
+    validation set at hand. Everything else is as in anomalib: normalization puts the threshold at 0.5, and checkpoints
+    and exported models contain it.
+
+    A threshold without an argument stays anomalib's. There is no sensitivity: it would change the rates.
 
     Args:
         image_false_positive_rate: Share of normal images whose score may exceed the threshold, in (0, 1).
-        image_recall: Share of anomalous images whose score shall exceed the threshold, in (0, 1).
+        image_recall: Share of anomalous images whose score must exceed the threshold, in (0, 1).
         pixel_false_positive_rate: Share of the pixels of normal images whose anomaly map may exceed the threshold, in
-            (0, 1): on the validation images, without guarantee for others. No masks are needed.
-        pixel_recall: Share of the pixels inside the masks of anomalous images whose anomaly map shall exceed the
-            threshold, in (0, 1); likewise without guarantee.
-        confidence: Probability with which the image's rate or recall holds, in (0, 1). Default None: on average.
-
-    A threshold that no argument is about is anomalib's. There is no sensitivity: it would undo the rates.
+            (0, 1). It holds for the validation images, without a guarantee for new ones. Needs no masks.
+        pixel_recall: Share of the masked pixels of anomalous images whose anomaly map must exceed the threshold, in
+            (0, 1). It holds for the validation images, without a guarantee for new ones.
+        confidence: Probability, in (0, 1), that the rate or recall of images holds for this validation set. Default
+            None: it holds on average.
 
     Raises:
-        ValueError: If an argument is not in (0, 1), both image arguments or both pixel arguments are given, or none
-            of all.
+        ConfigurationError: If an argument is not in (0, 1), if a rate and a recall are given for the same threshold, or
+            if there is neither a rate nor a recall.
 
     Example:
         >>> processor = RatePostProcessor(image_false_positive_rate=0.01, pixel_false_positive_rate=0.001)
@@ -61,54 +64,50 @@ class RatePostProcessor(PostProcessor):
         for name in ARGUMENTS[:-1]:
             target = getattr(self, name)
             if target is not None and name.startswith("image"):
-                self._set_metric("image", ImageThreshold(name, target, confidence))
+                set_threshold_metric(self, "image", ImageThreshold(name, target, confidence))
             elif target is not None:
-                self._set_metric("pixel", PixelThreshold(name, target))
-
-    def _set_metric(self, level: str, metric: Threshold) -> None:
-        # anomalib has no argument for it, and takes thresholds from whatever metric these attributes hold.
-        setattr(self, f"_{level}_threshold_metric", metric)
+                set_threshold_metric(self, "pixel", PixelThreshold(name, target))
 
     def _check(self) -> None:
         given = {name: getattr(self, name) for name in ARGUMENTS if getattr(self, name) is not None}
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-                msg = f"Expected {name} to be a number in (0, 1), got {value!r}. Do change {name}."
-                raise ValueError(msg)
+                msg = f"`{name}` must be a number between 0 and 1, not {value!r}."
+                raise ConfigurationError(msg)
         for level in ("image", "pixel"):
             rate, recall = f"{level}_false_positive_rate", f"{level}_recall"
             if rate in given and recall in given:
-                msg = f"Expected {rate} or {recall}, got both, and there is one threshold. Do leave one of them out."
-                raise ValueError(msg)
+                msg = f"Pass either `{rate}` or `{recall}`, not both: they set the same threshold."
+                raise ConfigurationError(msg)
         if not given.keys() - {"confidence"}:
-            msg = (
-                f"Expected one of {', '.join(ARGUMENTS[:-1])}, got none. "
-                "Do pass one, such as image_false_positive_rate 0.01."
-            )
-            raise ValueError(msg)
+            msg = f"Pass at least one of {', '.join(ARGUMENTS[:-1])}, for example `image_false_positive_rate` 0.01."
+            raise ConfigurationError(msg)
 
     def checkpoint_config(self) -> dict[str, Any]:
         """anomalib's configuration and the arguments, for ``Ckaad.load_from_checkpoint``."""
         return {**super().checkpoint_config(), **{name: getattr(self, name) for name in ARGUMENTS}}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Keep the own arguments: those of a checkpoint come to the constructor, or are deliberately others.
+        """Keep the arguments of the constructor: ``Ckaad.load_from_checkpoint`` has passed those of the checkpoint.
 
-        anomalib's settings of the checkpoint, among them its sensitivities, would undo the rates.
+        anomalib's settings in the checkpoint, such as sensitivities, would change the rates.
         """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Warn if no validation has set a threshold."""
         del trainer, pl_module
         if self.image_threshold.isnan():
-            message = (
-                "Expected validation images to take thresholds from, got none. Do pass val_split_mode: from_train."
+            logger.warning(
+                "No threshold was set, because there was no validation. Validate on normal images, for example with "
+                "`val_split_mode: from_train`."
             )
-            logger.warning(message)
 
 
 def post_processor_of(config: dict[str, Any] | None) -> RatePostProcessor | bool:
-    """The post-processor that a checkpoint was written with: this one with its arguments, else True for anomalib's.
+    """The post-processor for a checkpoint: ``RatePostProcessor`` with its arguments, or True for anomalib's.
+
+    Args:
+        config: The checkpoint's ``checkpoint_config``, or None.
 
     Example:
         >>> post_processor_of({"enable_normalization": True})

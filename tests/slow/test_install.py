@@ -96,18 +96,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
-def environment(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    folder = tmp_path_factory.mktemp(request.param) / "environment"
+def install(kind: str, wheel: Path, folder: Path) -> Environment:
+    """Make an environment with this package in it."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     installed = folder / "lib" / version / "site-packages" / "anomalib_ckaad"
-    environment = make_environment(
-        request.param, folder, installed if request.param == "wheel" else ROOT / "anomalib_ckaad"
-    )
+    environment = make_environment(kind, folder, installed if kind == "wheel" else ROOT / "anomalib_ckaad")
     # The test environment's own install is visible through the shared path: it must not count as this one.
-    what = (wheel,) if request.param == "wheel" else ("--editable", ROOT)
+    what = (wheel,) if kind == "wheel" else ("--editable", ROOT)
     environment.pip("install", *PIP_OPTIONS, "--ignore-installed", *what)
     return environment
+
+
+@pytest.fixture(scope="module")
+def from_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return install("wheel", wheel, tmp_path_factory.mktemp("wheel") / "environment")
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def environment(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Both kinds, for what depends on where files lie: the hook, the names it brings, and the configs."""
+    if request.param == "wheel":
+        return request.getfixturevalue("from_wheel")
+    return install("editable", wheel, tmp_path_factory.mktemp("editable") / "environment")
 
 
 @pytest.fixture(scope="module")
@@ -157,30 +167,38 @@ def test_anomalib_train_takes_the_bare_name(environment: Environment, data: Path
 
 
 def test_anomalib_train_takes_the_dotted_name_without_the_hook(
-    environment: Environment, data: Path, tmp_path: Path
+    from_wheel: Environment, data: Path, tmp_path: Path
 ) -> None:
     command = ("anomalib", "train", "--model", "anomalib_ckaad.Ckaad", *train_arguments(data))
-    assert_trained(environment.run(*command, cwd=tmp_path, ANOMALIB_CKAAD_AUTOLOAD="0"), tmp_path, "tiny")
+    assert_trained(from_wheel.run(*command, cwd=tmp_path, ANOMALIB_CKAAD_AUTOLOAD="0"), tmp_path, "tiny")
 
 
-def test_bare_name_is_unknown_with_the_hook_turned_off(environment: Environment, data: Path, tmp_path: Path) -> None:
+def test_bare_name_is_unknown_with_the_hook_turned_off(from_wheel: Environment, data: Path, tmp_path: Path) -> None:
     command = ("anomalib", "train", "--model", "Ckaad", *train_arguments(data))
-    done = environment.run(*command, cwd=tmp_path, ANOMALIB_CKAAD_AUTOLOAD="0")
+    done = from_wheel.run(*command, cwd=tmp_path, ANOMALIB_CKAAD_AUTOLOAD="0")
     assert done.returncode != 0
     assert "Ckaad" in done.stderr
     assert not (tmp_path / "results" / "Ckaad").exists()
 
 
-def test_python_m_needs_no_hook(environment: Environment, data: Path, tmp_path: Path) -> None:
+def test_python_m_needs_no_hook(from_wheel: Environment, data: Path, tmp_path: Path) -> None:
     command = ("python", "-m", "anomalib_ckaad", "train", "--model", "Ckaad", *train_arguments(data))
-    assert_trained(environment.run(*command, cwd=tmp_path, ANOMALIB_CKAAD_AUTOLOAD="0"), tmp_path, "tiny")
+    assert_trained(from_wheel.run(*command, cwd=tmp_path, ANOMALIB_CKAAD_AUTOLOAD="0"), tmp_path, "tiny")
 
 
-def test_packaged_config_trains(environment: Environment, data: Path, tmp_path: Path) -> None:
-    path = environment.run("anomalib-ckaad", "config", "path", "mvtec_ad", cwd=tmp_path).stdout.strip()
+def packaged_config(environment: Environment, folder: Path) -> Path:
+    return Path(environment.run("anomalib-ckaad", "config", "path", "mvtec_ad", cwd=folder).stdout.strip())
+
+
+def test_configs_lie_in_the_package_or_in_the_checkout(environment: Environment, tmp_path: Path) -> None:
     expected = environment.package if environment.kind == "wheel" else ROOT
-    assert Path(path).parent == expected / "configs"
-    done = environment.run(
+    assert packaged_config(environment, tmp_path) == expected / "configs" / "mvtec_ad.yaml"
+    assert (expected / "configs" / "mvtec_ad.yaml").is_file()
+
+
+def test_packaged_config_trains(from_wheel: Environment, data: Path, tmp_path: Path) -> None:
+    path = packaged_config(from_wheel, tmp_path)
+    done = from_wheel.run(
         *("anomalib", "train", "--config", path, *options("model", MODEL)),
         *("--data.root", str(data.parent), "--data.train_batch_size=4", "--data.val_split_ratio=0.25"),
         *("--trainer.max_epochs=1", "--trainer.accelerator=cpu"),
@@ -189,13 +207,13 @@ def test_packaged_config_trains(environment: Environment, data: Path, tmp_path: 
     assert_trained(done, tmp_path, "MVTecAD/bottle")
 
 
-def test_config_with_the_bare_name_trains(environment: Environment, data: Path, tmp_path: Path) -> None:
+def test_config_with_the_bare_name_trains(from_wheel: Environment, data: Path, tmp_path: Path) -> None:
     config = {
         "model": {"class_path": "Ckaad", "init_args": {**MODEL, "max_epochs": 1}},
         "data": {"class_path": "anomalib.data.Folder", "init_args": folder_data(data)},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    assert_trained(environment.run("anomalib", "train", "--config", "config.yaml", cwd=tmp_path), tmp_path, "tiny")
+    assert_trained(from_wheel.run("anomalib", "train", "--config", "config.yaml", cwd=tmp_path), tmp_path, "tiny")
 
 
 def test_names_in_python(environment: Environment, tmp_path: Path) -> None:
@@ -219,7 +237,7 @@ print(anomalib_ckaad.__file__)
     assert Path(origin) == environment.package / "__init__.py"
 
 
-def test_benchmark_writes_a_row_a_name(environment: Environment, data: Path, tmp_path: Path) -> None:
+def test_benchmark_writes_a_row_a_name(from_wheel: Environment, data: Path, tmp_path: Path) -> None:
     config = {
         "accelerator": "cpu",
         "benchmark": {
@@ -232,7 +250,7 @@ def test_benchmark_writes_a_row_a_name(environment: Environment, data: Path, tmp
         },
     }
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    done = environment.run("anomalib", "benchmark", "--config", "benchmark.yaml", cwd=tmp_path)
+    done = from_wheel.run("anomalib", "benchmark", "--config", "benchmark.yaml", cwd=tmp_path)
     results = list(tmp_path.glob("runs/benchmark/*/results.csv"))
     assert len(results) == 1, done.stdout + done.stderr  # its exit status is 0 when jobs fail, too
     with results[0].open(encoding="utf-8") as file:
@@ -263,8 +281,8 @@ def test_start_up_files_lie_at_the_root_and_leave_with_the_package(
     assert (after.returncode, after.stderr) == (0, "")
 
 
-def test_hook_line_left_behind_is_silent(environment: Environment, tmp_path: Path) -> None:
-    bare = make_environment("bare", tmp_path / "bare", environment.package)
+def test_hook_line_left_behind_is_silent(tmp_path: Path) -> None:
+    bare = make_environment("bare", tmp_path / "bare", ROOT)
     shutil.copy(ROOT / HOOK_FILES[0], bare.site_packages)
     done = bare.run("python", "-c", "print('started')", cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("started\n", "")

@@ -1,7 +1,9 @@
 """Checkpoint, torch, ONNX Runtime and OpenVINO give the same, on a trained model and images of several sizes."""
 
 import itertools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from anomalib.data import PredictDataset
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
+from anomalib.models import AnomalibModule
 from PIL import Image
 from torch.nn import functional
 
@@ -47,6 +50,23 @@ def textures(root: Path) -> Textures:
     )
 
 
+@contextmanager
+def tracing_once(folder: Path) -> Iterator[None]:
+    """Makes exports to ONNX, with which those to OpenVINO begin, once for the same arguments; then copies them."""
+    with pytest.MonkeyPatch.context() as patch:
+        export = AnomalibModule.to_onnx
+
+        def to_onnx(self: Ckaad, export_root: Path | str, *arguments: Any, **more: Any) -> Path:
+            kept = folder / repr((arguments, sorted(more.items()), self._raw_outputs)).replace("/", "")
+            if not kept.exists():
+                export(self, kept, *arguments, **more)
+            shutil.copytree(kept, export_root, dirs_exist_ok=True)
+            return Path(export_root) / "weights" / "onnx" / "model.onnx"
+
+        patch.setattr(AnomalibModule, "to_onnx", to_onnx)
+        yield
+
+
 def train_and_export(backbone: str, root: Path) -> Path:
     arguments = {"weights": "package"} if "lite0" in backbone else {"pre_trained": False}
     model = Ckaad(
@@ -64,10 +84,11 @@ def train_and_export(backbone: str, root: Path) -> Path:
     engine.fit(model, datamodule=textures(root / "data"))
     share = float(model.model.calibration.get_buffer("share"))
     assert 0 < share < 1 if model.calibrate else share == 1  # graphs hold the multiplication
-    for kind in ("torch", "onnx", "openvino"):
-        engine.export(
-            model, kind, export_root=root, ckpt_path=checkpoint(root), onnx_kwargs={"raw_outputs": kind != "torch"}
-        )
+    with tracing_once(root / "traced"):
+        for kind in ("torch", "onnx", "openvino"):
+            engine.export(
+                model, kind, export_root=root, ckpt_path=checkpoint(root), onnx_kwargs={"raw_outputs": kind != "torch"}
+            )
     return root
 
 
@@ -162,16 +183,17 @@ def test_the_graph_holds_what_inference_needs_and_nothing_else(trained: Path) ->
 def test_every_compression_exports_at_a_fixed_size_and_runs(
     compression: CompressionType | None, trained: Path, tmp_path: Path
 ) -> None:
-    path = Engine(logger=False).export(
-        Ckaad(pre_trained=False),
-        "openvino",
-        export_root=tmp_path,
-        input_size=(128, 128),
-        compression_type=compression,
-        datamodule=textures(trained / "data"),
-        ckpt_path=checkpoint(trained),
-        onnx_kwargs={"raw_outputs": True},
-    )
+    with tracing_once(trained / "traced"):
+        path = Engine(logger=False).export(
+            Ckaad(pre_trained=False),
+            "openvino",
+            export_root=tmp_path,
+            input_size=(128, 128),
+            compression_type=compression,
+            datamodule=textures(trained / "data"),
+            ckpt_path=checkpoint(trained),
+            onnx_kwargs={"raw_outputs": True},
+        )
     assert path is not None
     full = load_exported(exported(trained, "openvino")).run
     small = load_exported(path)
@@ -268,8 +290,8 @@ def test_validate_says_what_is_wrong_with_a_damaged_file(
     damage(tmp_path / exported(trained, kind).name)
     assert command(trained, tmp_path / exported(trained, kind).name) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("Expected ")
-    assert "Do export the model again" in message
+    assert str(tmp_path / "model") in message
+    assert "xport the model again" in message
 
 
 def test_openvinos_own_precision_differs_on_processors_with_bf16(trained: Path) -> None:
