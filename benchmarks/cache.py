@@ -34,9 +34,9 @@ STAGES = (2, 3)
 BATCH = 16
 ANOMALIES = ("known", "none", "elastic")
 WAYS: dict[str, dict[str, Any]] = {
-    "computed": {"feature_cache": 0},
-    "memory": {"feature_cache": 8},
-    "disk": {"feature_cache": 0, "cache_dir": "features"},
+    "computed": {"memory": 0},
+    "memory": {"memory": 8},
+    "disk": {"memory": 0, "folder": "features"},
 }
 
 
@@ -54,7 +54,7 @@ class SecondEpoch(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
         """Stop the clock; validation is over."""
         self.seconds = time.perf_counter() - self.begin
-        self.held = pl_module.feature_cache.bytes_held
+        self.held = pl_module.frozen_features.cache.bytes_held
         data = trainer.datamodule.train_data
         self.images = data.room.taken if isinstance(data, ReadOnce) else 0
 
@@ -63,9 +63,7 @@ def run(
     backbone: str, root: Path, way: dict[str, Any], options: argparse.Namespace, *, anomalies: str = "known"
 ) -> SecondEpoch:
     """Train for two epochs with anomalies that are ``known``, ``elastic`` or ``none``."""
-    arguments = dict(way)
-    if "cache_dir" in arguments:
-        arguments["cache_dir"] = root / arguments["cache_dir"]
+    cache = {**way, "folder": str(root / way["folder"])} if "folder" in way else way
     data: Any = Folder(
         "cache",
         root=root,
@@ -87,12 +85,11 @@ def run(
         pre_trained=False,
         image_size=options.image_size,
         seed=0,
-        max_epochs=2,
         evaluator=False,
         visualizer=False,
-        synthetic=anomalies == "elastic",
-        calibrate=False,  # once in a training, and so in none of its other epochs
-        **arguments,
+        synthesis=anomalies == "elastic",
+        cache=cache,
+        research={"calibrate": False},  # once in a training, and so in none of its other epochs
     )
     timer = SecondEpoch()
     engine = Engine(
@@ -102,6 +99,7 @@ def run(
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=False,
+        max_epochs=2,
     )
     engine.fit(model, datamodule=data)
     return timer

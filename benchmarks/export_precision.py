@@ -48,16 +48,15 @@ def train(output: Path, *, paper: bool) -> tuple[Path, Path]:
         layers=(2, 3),
         image_size=128,
         learning_rate=5e-3,
-        discriminator_learning_rate=1e-3,
-        calibrate=not paper,
         score_top_k=100 if paper else "power_mean",
-        synthetic=True,
-        reconstruction_prior=0,
-        max_epochs=8,
+        synthesis=True,
+        research={"discriminator_learning_rate": 1e-3, "calibrate": not paper, "reconstruction_prior": 0},
         seed=0,
         visualizer=False,
     )
-    engine = Engine(default_root_dir=output / "run", accelerator="cpu", logger=False, enable_progress_bar=False)
+    engine = Engine(
+        default_root_dir=output / "run", accelerator="cpu", logger=False, enable_progress_bar=False, max_epochs=8
+    )
     engine.fit(model, datamodule=Textures(**data))
     (checkpoint,) = output.glob("run/Ckaad/Textures/brick/v*/weights/lightning/model.ckpt")
     return checkpoint, config

@@ -38,7 +38,7 @@ def train_once(options: argparse.Namespace) -> dict[str, float]:
         root = Path(temporary)
         for name, count in (("good", options.images), ("test", 1), ("bad", 1), ("known", BATCH)):
             write_images(root / name, count, options.image_size, seed=len(name))
-        timer = run(options.backbones[0], root, {"feature_cache": 0}, options)
+        timer = run(options.backbones[0], root, {"memory": 0}, options)
     memory = peak_memory() if options.device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
     return {"seconds": timer.seconds, "memory": memory}
 

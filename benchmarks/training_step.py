@@ -28,12 +28,12 @@ from plain_step import PlainStep
 from torch import Tensor
 
 from anomalib_ckaad.network.discriminator import PatchDiscriminator
-from anomalib_ckaad.network.grad_checkpointing import save_memory
+from anomalib_ckaad.network.grad_checkpointing import set_grad_checkpointing
 from anomalib_ckaad.network.objective import STRATEGIES, Objective, alternating_step
 from anomalib_ckaad.study.memory import peak_memory
 from anomalib_ckaad.study.sections import markdown_table
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.training.fast_training import bfloat16_if, make_adam
+from anomalib_ckaad.training.optimizer import make_adam
 
 LEARNING_RATES = (1e-3, 1e-4)
 KINDS = ("plain", "package", "saving", "state", "nothing")
@@ -73,18 +73,18 @@ class PackageStep:
     ) -> None:
         self.model, self.discriminator, self.bfloat16 = model, discriminator, bfloat16
         if saving:
-            save_memory(model.auto_encoder, discriminator)
+            set_grad_checkpointing(model.auto_encoder, discriminator)
         self.of_auto_encoder = make_adam(model.auto_encoder.parameters(), LEARNING_RATES[0])
         self.of_discriminator = make_adam(discriminator.parameters(), LEARNING_RATES[1])
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Features in the precision of the step."""
-        with bfloat16_if(self.bfloat16, images.device.type):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.model.backbone(images)
 
     def __call__(self, features: list[Tensor], is_anomalous: Tensor) -> dict[str, Tensor]:
         """One step on features, one tensor (N, C_k, H_k, W_k) a stage."""
-        with bfloat16_if(self.bfloat16, features[0].device.type):
+        with torch.autocast(features[0].device.type, torch.bfloat16, enabled=self.bfloat16):
             return alternating_step(
                 features,
                 is_anomalous,

@@ -74,13 +74,14 @@ def train_and_export(backbone: str, root: Path) -> Path:
         layers=(2, 3),
         image_size=96,
         learning_rate=1e-3,
-        discriminator_learning_rate=1e-3,
-        max_epochs=2,
+        research={"discriminator_learning_rate": 1e-3},
         seed=0,
         visualizer=False,
         **arguments,
     )
-    engine = Engine(default_root_dir=root / "run", accelerator="cpu", logger=False, enable_progress_bar=False)
+    engine = Engine(
+        default_root_dir=root / "run", accelerator="cpu", logger=False, enable_progress_bar=False, max_epochs=2
+    )
     engine.fit(model, datamodule=textures(root / "data"))
     share = float(model.model.calibration.get_buffer("share"))
     assert 0 < share < 1 if model.calibrate else share == 1  # graphs hold the multiplication

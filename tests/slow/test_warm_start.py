@@ -57,12 +57,11 @@ def train(root: Path, epochs: int, warm_start: str | None = None) -> tuple[Engin
         backbone="tf_efficientnet_lite0",
         weights="package",
         image_size=224,
-        max_epochs=epochs,
         seed=0,
         warm_start=warm_start,
         visualizer=False,
     )
-    engine = Engine(default_root_dir=root / "results", enable_progress_bar=False)
+    engine = Engine(default_root_dir=root / "results", enable_progress_bar=False, max_epochs=epochs)
     engine.fit(model, datamodule=data)
     return engine, model, data
 

@@ -40,7 +40,7 @@ class Record(Callback):
         data = trainer.datamodule
         images = len(data.train_data) + len(data.known_data)
         state = {"steps": self.steps, "weights": pl_module.state_dict(), "images": images}
-        state["computed"] = pl_module.feature_cache.computed
+        state["computed"] = pl_module.frozen_features.cache.computed
         torch.save(state, self.output / f"rank{trainer.global_rank}.pt")
 
 
@@ -100,12 +100,10 @@ def train(
         pre_trained=False,
         image_size=64,
         seed=0,
-        max_epochs=1,
         visualizer=False,
         evaluator=False,
-        calibrate=True,
-        feature_cache=0,
-        cache_dir=features,
+        cache={"memory": 0, "folder": features},
+        research={"calibrate": True},
     ).double()
     engine = Engine(
         default_root_dir=output,
@@ -114,6 +112,7 @@ def train(
         precision="64-true",
         limit_train_batches=3,
         limit_val_batches=0,
+        max_epochs=1,
         callbacks=[Record(output)],
         enable_progress_bar=False,
     )
