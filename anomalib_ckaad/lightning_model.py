@@ -20,6 +20,7 @@ from torch import Tensor
 from anomalib_ckaad.errors import NonFiniteLossError
 from anomalib_ckaad.export.methods import ExportMethods
 from anomalib_ckaad.features.frozen_features import CacheOptions, FrozenFeatures
+from anomalib_ckaad.host.checkpoint_io import load_safely
 from anomalib_ckaad.host.pre_processor import (
     find_normalize,
     in_unit_range,
@@ -44,7 +45,7 @@ from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training.arguments import RESEARCH_DEFAULTS, ResearchOptions, check_arguments, plain
 from anomalib_ckaad.training.calibrate_map import CalibrateMap
 from anomalib_ckaad.training.check_images import CheckImages
-from anomalib_ckaad.training.checkpoints import check, load_safely, loading_arguments, note_versions, read_warm_start
+from anomalib_ckaad.training.checkpoints import check, loading_arguments, note_versions, read_warm_start
 from anomalib_ckaad.training.labeled_batch import LabeledBatch
 from anomalib_ckaad.training.length import TrainingLength
 from anomalib_ckaad.training.optimizer import make_adam

@@ -18,9 +18,9 @@ from anomalib.models import Padim
 from anomalib_ckaad import __version__
 from anomalib_ckaad.__main__ import main
 from anomalib_ckaad.errors import CheckpointError, WeightsError
+from anomalib_ckaad.host import checkpoint_io
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor
-from anomalib_ckaad.training import checkpoints
 from anomalib_ckaad.training.checkpoints import check_fit, read_checkpoint
 from anomalib_ckaad.weights.loading import load_backbone_weights
 from tests.conftest import make_folder_data, write_images
@@ -380,7 +380,7 @@ def test_a_checkpoint_without_versions_loads(checkpoint: Path, caplog: pytest.Lo
 
 
 def test_a_reader_of_ones_own_is_kept(data_root: Path, checkpoint: Path, tmp_path: Path) -> None:
-    class Own(checkpoints.AnomalibCheckpointIO):
+    class Own(checkpoint_io.AnomalibCheckpointIO):
         read: list[Path] = []
 
         def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from anomalib.data import AnomalibDataset
+from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from anomalib_ckaad.host import torch_state
+from anomalib_ckaad.host.checkpoint_io import SafeCheckpointIO, load_safely
 from anomalib_ckaad.host.data_sets import reads_as_anomalib
 from anomalib_ckaad.host.torch_state import has_fast_bfloat16, is_traced, version_of
 from anomalib_ckaad.host.trainer import find_unused_parameters, saves_after_every_epoch
@@ -104,3 +106,14 @@ def test_anomalibs_data_sets_read_by_one_method() -> None:
     assert reads_as_anomalib(Plain())
     assert not reads_as_anomalib(Own())
     assert not reads_as_anomalib([])
+
+
+def test_a_trainer_reads_checkpoints_by_the_reader_of_its_strategy() -> None:
+    """``Strategy.checkpoint_io``, and anomalib's reader with its ``extra_safe_globals``."""
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    load_safely(trainer)
+    assert isinstance(trainer.strategy.checkpoint_io, SafeCheckpointIO)
+    trainer.strategy.checkpoint_io = AnomalibCheckpointIO()
+    assert hasattr(trainer.strategy.checkpoint_io, "extra_safe_globals")
+    load_safely(trainer)
+    assert isinstance(trainer.strategy.checkpoint_io, SafeCheckpointIO)

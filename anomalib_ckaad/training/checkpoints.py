@@ -2,20 +2,17 @@
 
 import logging
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import anomalib
 import lightning.pytorch as pl
-from anomalib.engine.plugins import AnomalibCheckpointIO
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from anomalib_ckaad import __version__
 from anomalib_ckaad.errors import CheckpointError
-from anomalib_ckaad.host.tensor_files import loading_error
+from anomalib_ckaad.host.checkpoint_io import ONLY_PLAIN, SafeCheckpointIO, not_of_ckaad
 from anomalib_ckaad.thresholds.post_processor import post_processor_of
 from anomalib_ckaad.training.arguments import flat, hyper_parameters_of
 
@@ -28,39 +25,6 @@ MEASURED = "model.calibration."
 SHAPING = ("backbone", "layers", "norm", "strategy")
 SCORING = ("score_top_k", "output_relu", "image_size")
 CALIBRATING = ("emphasize_known", "reconstruction_prior")
-ONLY_PLAIN = "`weights_only` is False, which lets a checkpoint run code. Leave it out: Ckaad's hold plain data only."
-LIGHTNINGS_OWN = {"state_dict", "pytorch-lightning_version"}
-
-
-class SafeCheckpointIO(AnomalibCheckpointIO):
-    """anomalib's reader of checkpoints, which never runs code of theirs, and says in one sentence what is wrong.
-
-    A trainer leaves ``weights_only`` open, and then an environment variable, or an address that begins with http, turns
-    it off.
-    """
-
-    def load_checkpoint(
-        self,
-        path: Any,  # noqa: ANN401 - Lightning's
-        map_location: Any = None,  # noqa: ANN401
-        weights_only: bool | None = True,  # noqa: FBT001, FBT002
-    ) -> dict[str, Any]:
-        """Load a checkpoint of tensors and plain data.
-
-        Raises:
-            CheckpointError: If it is missing, unreadable or holds anything else, or if ``weights_only`` is False.
-        """
-        if weights_only is False:
-            raise CheckpointError(ONLY_PLAIN)
-        _check_path(path)
-        try:
-            _check_sums(path)
-            content: Any = super().load_checkpoint(path, map_location, weights_only=True)
-        except Exception as error:  # truncated zip, bad header, foreign pickle: many types, one meaning
-            raise CheckpointError(loading_error(path, error)) from error
-        if not isinstance(content, dict) or not content.keys() >= LIGHTNINGS_OWN:
-            raise CheckpointError(_not_ours(path))
-        return content
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -101,13 +65,6 @@ def loading_arguments(path: object, *arguments: Any, **named: Any) -> dict[str, 
     return named
 
 
-def load_safely(trainer: pl.Trainer) -> None:
-    """Make a trainer read ``ckpt_path`` with ``SafeCheckpointIO``, unless it was given a reader of the user's own."""
-    reader = trainer.strategy.checkpoint_io
-    if type(reader) in {AnomalibCheckpointIO, TorchCheckpointIO}:
-        trainer.strategy.checkpoint_io = SafeCheckpointIO(getattr(reader, "extra_safe_globals", None))
-
-
 def check(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
     """Check a checkpoint that a model is about to load, and warn of one that is newer than this package.
 
@@ -127,7 +84,7 @@ def check_kind(checkpoint: Mapping[str, Any], path: object = None) -> None:
     """
     tensors = checkpoint.get("state_dict")
     if not isinstance(tensors, Mapping) or not any(name.startswith("model.auto_encoder.") for name in tensors):
-        raise CheckpointError(_not_ours(path))
+        raise CheckpointError(not_of_ckaad(path))
 
 
 def check_fit(model: pl.LightningModule, checkpoint: Mapping[str, Any], *, warm_start: bool = False) -> None:
@@ -211,34 +168,6 @@ def warn_of_newer(checkpoint: Mapping[str, Any]) -> None:
                 theirs,
                 own,
             )
-
-
-def _check_path(path: object) -> None:
-    if not isinstance(path, str | Path) or "://" in str(path):
-        return  # an open file or an address: whoever opens it says what is wrong
-    if Path(path).is_dir():
-        msg = f"The checkpoint {path} is a folder. Pass the file in it, such as {Path(path) / 'model.ckpt'}."
-        raise CheckpointError(msg)
-    if not Path(path).is_file():
-        msg = f"There is no checkpoint {path}. Correct the path."
-        raise CheckpointError(msg)
-
-
-def _check_sums(path: object) -> None:
-    """Compare a file's check sums, which torch does not look at: a flipped bit would be a weight of any size."""
-    if isinstance(path, str | Path) and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            msg = f"damaged: {damaged}"
-            raise zipfile.BadZipFile(msg)
-
-
-def _not_ours(path: object) -> str:
-    return (
-        f"The checkpoint{f' {path}' if path else ''} is not of Ckaad: it has no auto-encoder. Pass one that training "
-        "Ckaad has written, or --model with the model that wrote this one."
-    )
 
 
 def _state(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
