@@ -28,7 +28,7 @@ from anomalib_ckaad.host.pre_processor import (
     resize_exactly,
     warn_of_other_normalization,
 )
-from anomalib_ckaad.host.trainer import datamodule_of, find_unused_parameters
+from anomalib_ckaad.host.trainer import attached_datamodule, find_unused_parameters
 from anomalib_ckaad.metrics import add_predictions, default_evaluator, write_test_metrics
 from anomalib_ckaad.network.discriminator import make_discriminator
 from anomalib_ckaad.network.grad_checkpointing import set_grad_checkpointing
@@ -332,11 +332,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         return found
 
     def _makes_anomalies(self, *, has_known: bool) -> bool:
-        data = None if self._trainer is None else datamodule_of(self.trainer)
-        return self.synthetic_anomalies.are_wanted(
-            has_known=has_known,
-            known_types=getattr(data, "known_types", None),  # which KnownAnomalies has
-        )
+        known_types = getattr(attached_datamodule(self), "known_types", None)  # which KnownAnomalies has
+        return self.synthetic_anomalies.are_wanted(has_known=has_known, known_types=known_types)
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> Any:  # noqa: ANN401 - Lightning's
         """Score a batch, and log the error of its normal images."""

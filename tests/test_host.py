@@ -16,7 +16,7 @@ from anomalib_ckaad.host import torch_state
 from anomalib_ckaad.host.checkpoint_io import SafeCheckpointIO, load_safely
 from anomalib_ckaad.host.data_sets import reads_as_anomalib
 from anomalib_ckaad.host.torch_state import has_fast_bfloat16, is_traced, version_of
-from anomalib_ckaad.host.trainer import find_unused_parameters, saves_after_every_epoch
+from anomalib_ckaad.host.trainer import attached_datamodule, find_unused_parameters, saves_after_every_epoch
 
 
 class Notes(nn.Module):
@@ -106,6 +106,15 @@ def test_anomalibs_data_sets_read_by_one_method() -> None:
     assert reads_as_anomalib(Plain())
     assert not reads_as_anomalib(Own())
     assert not reads_as_anomalib([])
+
+
+def test_lightning_tells_whether_a_model_has_a_trainer() -> None:
+    """``LightningModule._trainer``: its property ``trainer`` raises an error without one."""
+    module = pl.LightningModule()
+    assert attached_datamodule(module) is None
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.trainer.datamodule = (data := pl.LightningDataModule())  # type: ignore[attr-defined]
+    assert attached_datamodule(module) is data
 
 
 def test_a_trainer_reads_checkpoints_by_the_reader_of_its_strategy() -> None:

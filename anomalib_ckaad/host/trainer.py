@@ -10,6 +10,11 @@ def datamodule_of(trainer: pl.Trainer) -> pl.LightningDataModule | None:
     return getattr(trainer, "datamodule", None)
 
 
+def attached_datamodule(module: pl.LightningModule) -> pl.LightningDataModule | None:
+    """The datamodule of the trainer that a model is attached to, or None where there is neither."""
+    return None if module._trainer is None else datamodule_of(module._trainer)
+
+
 def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
     """All callbacks of a trainer, the model's own among them."""
     found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
