@@ -18,8 +18,8 @@ from anomalib_ckaad.cli import config as config_files
 from anomalib_ckaad.cli import main as cli
 from anomalib_ckaad.cli.mistakes import message_for_user
 from anomalib_ckaad.cli.parser import Parser, build_parser
-from anomalib_ckaad.data.reading.image_files import NameUnreadableImages
 from anomalib_ckaad.errors import CkaadError, ConfigurationError, FileError, StudyError
+from anomalib_ckaad.training.check_images import CheckImages
 from tests.conftest import write_images
 
 FACTS = json.loads((Path(__file__).parent / "compatibility" / "facts.json").read_text())
@@ -210,13 +210,13 @@ def test_bad_input_is_one_line_on_stderr(
             (Path("s"), Path("o"), "m", Path("x.md")),
         ),
         (
-            "export.validate",
+            "cli.validation",
             "run_validate",
             "validate --ckpt a --exported b --data c",
             (Path("a"), Path("b"), Path("c"), 1e-4, "f32"),
         ),
         (
-            "export.validate",
+            "cli.validation",
             "run_validate",
             "validate --ckpt a --exported b --data c --tolerance 0 --precision bf16",
             (Path("a"), Path("b"), Path("c"), 0.0, "bf16"),
@@ -365,7 +365,7 @@ def test_a_truncated_image_that_ends_a_training_is_named(tmp_path: Path) -> None
     with pytest.raises(OSError, match="truncated") as caught, Image.open(path) as image:
         image.load()
     model: Any = None
-    NameUnreadableImages().on_exception(trainer, model, caught.value)
+    CheckImages().on_exception(trainer, model, caught.value)
     assert str(path) in str(message_for_user(caught.value))
 
 

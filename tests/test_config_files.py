@@ -95,7 +95,12 @@ def test_configs_with_known_anomalies_are_the_papers(name: str, read: Callable[[
     assert made.hparams["score_top_k"] == pixels
     assert type(made.datamodule) is KnownAnomalies
     assert type(made.datamodule.data).__name__ == made.datamodule.name == data
-    assert (made.datamodule.ratio, made.datamodule.types, made.datamodule.use) == (0.05, types, "train")
+    selection = made.datamodule.selection
+    assert (selection.ratio, selection.types and tuple(selection.types), made.datamodule.use) == (
+        0.05,
+        types,
+        "train",
+    )
     assert (made.datamodule.train_batch_size, made.datamodule.data.val_split_ratio) == (batch_size, 0.05)
     assert made.config["trainer"]["max_epochs"] == epochs
 
@@ -107,7 +112,7 @@ def test_industrial_configs_with_known_anomalies_differ_from_the_others_by_these
     made, other = read(name), read(name.removesuffix("_known"))
     assert type(made.datamodule) is KnownAnomalies
     assert type(made.datamodule.data).__name__ == data
-    assert made.datamodule.ratio == 0.05
+    assert made.datamodule.selection.ratio == 0.05
     assert made.hparams == other.hparams
     assert other.config["data"]["init_args"] == made.config["data"]["init_args"]["data"]["init_args"]
     assert other.config["trainer"] == made.config["trainer"]
@@ -121,7 +126,7 @@ def test_the_arguments_that_a_config_names(tmp_path: Path, monkeypatch: pytest.M
     assert data.known_types == {"BCC": 2}
     words = ["--data.data.normal_class", "cat", "--data.types", "[dog]", "--data.data.download", "true"]
     data = parse("cifar10", tmp_path, monkeypatch, *words).datamodule
-    assert (data.category, data.types, data.data.download) == ("cat", ("dog",), True)
+    assert (data.category, tuple(data.selection.types), data.data.download) == ("cat", ("dog",), True)
 
 
 def test_real_known_anomalies_leave_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

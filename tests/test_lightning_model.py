@@ -177,7 +177,7 @@ def test_weights_are_fetched_when_fitting_starts_and_not_before(
     monkeypatch.setattr(lightning_model, "load_backbone_weights", lambda backbone, weights: fetched.append(weights))
     model = make_model(pre_trained=True)
     make_engine(tmp_path).predict(model, datamodule=make_folder_data(folder_root))
-    with pytest.raises(ValueError, match="fitted"):
+    with pytest.raises(ValueError, match="cannot be exported"):
         make_engine(tmp_path).export(model, ExportType.TORCH, export_root=tmp_path)
     assert fetched == []
     make_engine(tmp_path).fit(model, datamodule=make_folder_data(folder_root))
@@ -464,7 +464,7 @@ def test_unusable_images_are_named(break_it: Any, error: type[Exception], messag
             lambda p: write_png(p, np.zeros((80, 80, 3), np.uint16)),
             r"misread .*000.* \(more than 8 bits per channel\)",
         ),
-        ("000.dcm", lambda p: write_dicom(p, np.zeros((80, 80), np.uint16)), r"got DICOM in .*000\.dcm"),
+        ("000.dcm", lambda p: write_dicom(p, np.zeros((80, 80), np.uint16)), r"misread .*000\.dcm \(DICOM\)"),
     ],
 )
 def test_images_that_anomalib_would_misread(name: str, write: Any, message: str, tmp_path: Path) -> None:
