@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class CkaadError(Exception):
-    """What a user can mend: on the command line its message, without a traceback, and exit status 2."""
+    """What a user can fix: on the command line its message, without a traceback, and exit status 2."""
 
 
 class ConfigurationError(CkaadError, ValueError):

@@ -42,7 +42,14 @@ from anomalib_ckaad.network.objective import (
 from anomalib_ckaad.scoring.anomaly_map import TopK
 from anomalib_ckaad.synthesis import AnomalyMaker, SyntheticAnomalies
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.training.arguments import RESEARCH_DEFAULTS, ResearchOptions, check_arguments, plain
+from anomalib_ckaad.training.arguments import (
+    RESEARCH_DEFAULTS,
+    ResearchOptions,
+    as_sequence,
+    as_sides,
+    check_arguments,
+    plain,
+)
 from anomalib_ckaad.training.calibrate_map import CalibrateMap
 from anomalib_ckaad.training.check_images import CheckImages
 from anomalib_ckaad.training.checkpoints import check, loading_arguments, note_versions, read_warm_start
@@ -115,6 +122,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     Raises:
         ConfigurationError: If an argument is out of range, a layer is unknown, or images are too small.
         WeightsError: If weights are missing.
+        MissingPackageError: If the package of ``weights="package"`` is not installed.
         CheckpointError: If ``warm_start`` cannot be used.
 
     Example:
@@ -154,10 +162,10 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         visualizer: Visualizer | bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         # Rebound before super().__init__ reads them as hyper-parameters: checkpoints hold plain data only.
-        layers = (layers,) if isinstance(layers, int | str) else None if layers is None else tuple(layers)
+        layers = None if layers is None else as_sequence(layers)
         weights = None if weights is None else str(weights)
         warm_start = None if warm_start is None else str(warm_start)
-        image_size = (image_size, image_size) if isinstance(image_size, int | str) else tuple(image_size)
+        image_size = as_sides(image_size)
         cache, research = cast("CacheOptions", plain(cache)), cast("ResearchOptions", plain(research))
         check_arguments(
             research,
@@ -194,17 +202,17 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         self.pre_trained, self.weights, self.warm_start, self.seed = pre_trained, weights, warm_start, seed
         self.objective = Objective(
             STRATEGIES[strategy],
-            detail["adversarial_weight"],
-            detail["margin"],
-            detail["balance"],
-            detail["subtraction_weight"],
+            adversarial_weight=detail["adversarial_weight"],
+            margin=detail["margin"],
+            balance=detail["balance"],
+            subtraction_weight=detail["subtraction_weight"],
         )
         self.learning_rate = learning_rate or usual.learning_rate
         self.discriminator_learning_rate = detail["discriminator_learning_rate"] or usual.discriminator_learning_rate
         self.calibrate = usual.calibrate if detail["calibrate"] is None else detail["calibrate"]
         self.emphasize_known = detail["emphasize_known"] and self.objective.strategy.is_told
         self.reconstruction_prior = detail["reconstruction_prior"]
-        self.synthetic_anomalies = SyntheticAnomalies(synthesis, usual=usual.synthetic)
+        self.synthetic_anomalies = SyntheticAnomalies(synthesis, usual=usual.synthesis)
         self.frozen_features = FrozenFeatures(cache)
         self.training_precision = TrainingPrecision(autocast)
         self.training_length = TrainingLength(usual.steps)
@@ -280,7 +288,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             pl.seed_everything(self.seed, workers=True, verbose=False)
 
     def on_train_start(self) -> None:
-        """Forget an earlier training's calibration, and say what is learned from."""
+        """Forget an earlier training's calibration, also where this one has none, and say what is learned from."""
         self.model.calibration.clear()
         learns = "this strategy learns from normal images only"
         if self.objective.strategy.needs_anomalies:
@@ -288,7 +296,9 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             if self._makes_anomalies(has_known=False):
                 where = "every batch" if self.synthetic_anomalies.always else "batches without known ones"
                 learns = f"anomalies are made of normal images in {where}"
-        logger.info("Training for %s epochs; %s.", self.trainer.max_epochs, learns)
+        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
+        limit = f"{epochs} epochs" if epochs != -1 else f"{steps} steps" if steps != -1 else "as long as it is let"
+        logger.info("Training for %s; %s.", limit, learns)
 
     # A step
 
@@ -296,8 +306,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         """One alternating step, equation (13), on the batch's normal images and its known or synthetic anomalies."""
         del batch_idx
         found = self.learned_from(batch)
-        optimizers: Any = self.optimizers()  # Lightning's wrappers, which count steps
-        own, other = optimizers if isinstance(optimizers, list) else (optimizers, None)
+        both: Any = self.optimizers()  # Lightning's wrappers, which count steps
+        of_auto_encoder, of_discriminator = both if isinstance(both, list) else (both, None)
         try:
             with self.training_precision.step(found.images):
                 losses = alternating_step(
@@ -306,8 +316,8 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
                     auto_encoder=self.model.auto_encoder,
                     discriminator=self.discriminator if found.is_anomalous.any() else None,
                     objective=self.objective,
-                    auto_encoder_optimizer=own,
-                    discriminator_optimizer=other,
+                    auto_encoder_optimizer=of_auto_encoder,
+                    discriminator_optimizer=of_discriminator,
                     backward=self.manual_backward,
                 )
         except NonFiniteLossError as error:

@@ -113,10 +113,10 @@ class CkaadModel(nn.Module):
             with torch.autocast(device, enabled=False):
                 return self.score(features, reconstructions, size)
         if self.calibration.is_set:
-            scores = join_stages(self.calibration(features, reconstructions), size)
+            maps = join_stages(self.calibration(features, reconstructions), size)
         else:
-            scores = anomaly_map(features, reconstructions, size)
-        return InferenceBatch(anomaly_map=scores, pred_score=image_score(scores, self.score_top_k))
+            maps = anomaly_map(features, reconstructions, size)
+        return InferenceBatch(anomaly_map=maps, pred_score=image_score(maps, self.score_top_k))
 
     def forward(self, images: Tensor) -> InferenceBatch:
         """Score normalized images (N, 3, H, W): anomaly map (N, 1, H, W) and image score (N,), both raw."""

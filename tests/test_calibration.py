@@ -22,7 +22,7 @@ from anomalib_ckaad.scoring.calibration import (
     whitening_of,
 )
 from anomalib_ckaad.scoring.residuals import reconstruction_share, residual_of
-from anomalib_ckaad.training import training_images as batches_again
+from anomalib_ckaad.training import training_images
 from tests.conftest import make_folder_data
 from tests.models import make_ckaad
 
@@ -428,9 +428,9 @@ def test_at_most_so_many_images_are_looked_at_spread_over_all(folder_root: Path,
     paths = list(model.trainer.datamodule.train_data.samples.image_path)
     assert len(paths) == 4
     for at_most, expected in ((1, [0]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])):
-        batches = batches_again.normal_batches(model.trainer, at_most)
+        batches = training_images.normal_batches(model.trainer, at_most)
         assert [path for batch in batches for path in batch.image_path] == [paths[place] for place in expected]
-    batches = batches_again.normal_batches(model.trainer, 2)
+    batches = training_images.normal_batches(model.trainer, 2)
     assert [path for batch in batches for path in batch.image_path] == [paths[0], paths[2]]
 
 

@@ -17,7 +17,8 @@ from lightning.pytorch import Callback
 from anomalib_ckaad.export.runtimes import load_exported
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor
-from anomalib_ckaad.training.arguments import flat, hyper_parameters_of
+from anomalib_ckaad.training.arguments import flat
+from anomalib_ckaad.training.old_checkpoints import hyper_parameters_of
 from tests.compatibility_data import RUNS, data_of, write_data
 
 FOLDER = Path(__file__).parent / "compatibility"

@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 
 from anomalib_ckaad.data.known.known_anomalies import KnownAnomalies
 from anomalib_ckaad.errors import ConfigurationError
-from anomalib_ckaad.features.cache import FeatureCache, is_fixed
+from anomalib_ckaad.features.cache import FeatureCache
+from anomalib_ckaad.features.transforms import is_fixed
 from anomalib_ckaad.lightning_model import Ckaad
 from tests.conftest import make_folder_data
 from tests.models import make_ckaad

@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.features import folder as feature_folder
 from anomalib_ckaad.features.cache import FeatureCache
-from anomalib_ckaad.features.folder import FeatureFolder, describe_transform, hash_image, open_folder
+from anomalib_ckaad.features.folder import FeatureFolder, hash_image, open_folder
+from anomalib_ckaad.features.transforms import describe_transform
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.network.backbone import FrozenBackbone
 from tests.conftest import make_folder_data

@@ -28,7 +28,7 @@ BY_NAME = {"delattr", "getattr", "hasattr", "setattr"}
 OLD_BEGINNINGS = {"Expected", "Expected "}
 """How all messages of this package once began, which code then asked for."""
 CAUGHT = {"BaseException", "Exception", "ExceptionGroup"}
-WORDS = {"count", "endswith", "find", "index", "startswith"}
+WORDS = {"count", "endswith", "find", "index", "partition", "rpartition", "startswith"}
 PATTERNS = {"findall", "finditer", "fullmatch", "match", "search"}
 
 

@@ -17,8 +17,7 @@ from anomalib_ckaad.scoring import calibration as calibration_module
 from anomalib_ckaad.scoring.calibration import ResidualCalibration, ResidualMoments
 from anomalib_ckaad.scoring.known_directions import PRIOR, StandingOut, emphasis_of, emphasis_weight
 from anomalib_ckaad.scoring.residuals import reconstruction_share
-from anomalib_ckaad.training import calibrate_map
-from anomalib_ckaad.training import training_images as batches_again
+from anomalib_ckaad.training import calibrate_map, training_images
 from tests.conftest import make_folder_data
 from tests.models import make_ckaad
 
@@ -251,7 +250,7 @@ def test_anomalies_among_the_training_images_count_too(
     at_most: int, folder_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibrate_map, "COMPARED", at_most)
-    monkeypatch.setattr(batches_again, "BATCH_SIZE", 2)
+    monkeypatch.setattr(training_images, "BATCH_SIZE", 2)
     seen: list[tuple[int, int, float]] = []
     original = emphasis_of
     monkeypatch.setattr(

@@ -577,3 +577,13 @@ def test_without_a_datamodule(folder_root: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path)
     engine.fit(make_model(), train_dataloaders=loader)
     assert engine.trainer.global_step > 0
+
+
+def test_a_damaged_known_anomaly_is_named(folder_root: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "known", 2)
+    damaged = tmp_path / "known" / "001.png"
+    data = KnownAnomalies(make_folder_data(folder_root), known_anomaly_dir=tmp_path / "known")
+    data.setup()
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    with pytest.raises(OSError, match=r"Cannot read the image .*known/001\.png"):
+        make_engine(tmp_path / "results").fit(make_model(), datamodule=data)

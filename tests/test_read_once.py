@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import Normalize, RandomHorizontalFlip
 from anomalib_ckaad.features.folder import GIB
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.torch_model import CkaadModel
-from anomalib_ckaad.training.read_once import ReadImagesOnce, ReadOnce, Room
+from anomalib_ckaad.training.read_once import MemoryBudget, ReadImagesOnce, ReadOnce
 from tests.conftest import make_folder_data
 from tests.models import make_ckaad
 from tests.test_feature_cache import fit
@@ -45,14 +45,14 @@ class Counted:
 
 def test_what_fits_is_asked_for_once() -> None:
     counted = Counted()
-    data = ReadOnce(counted, Room(2 * ITEM))
+    data = ReadOnce(counted, MemoryBudget(2 * ITEM))
     for _ in range(3):
         assert [int(data[index].image.max()) for index in range(len(data))] == [0, 1, 2]
     assert counted.asked == [0, 1, 2, 2, 2]
 
 
 def test_data_sets_share_the_room() -> None:
-    first, second, room = Counted(), Counted(), Room(ITEM)
+    first, second, room = Counted(), Counted(), MemoryBudget(ITEM)
     for data in (ReadOnce(first, room), ReadOnce(second, room)):
         _ = data[0], data[0]
     assert (first.asked, second.asked) == ([0], [0, 0])
@@ -60,7 +60,7 @@ def test_data_sets_share_the_room() -> None:
 
 def test_is_the_data_set_in_everything_else() -> None:
     counted = Counted()
-    data = ReadOnce(counted, Room(ITEM))
+    data = ReadOnce(counted, MemoryBudget(ITEM))
     assert data.augmentations is None
     assert not hasattr(data, "samples")
     assert type(copy.deepcopy(data)) is Counted
@@ -74,7 +74,7 @@ def test_is_the_data_set_in_everything_else() -> None:
 
 def test_items_may_be_changed() -> None:
     """anomalib stretches the images of a batch to one size, in their items."""
-    data = ReadOnce(Counted(), Room(ITEM))
+    data = ReadOnce(Counted(), MemoryBudget(ITEM))
     data[0].image = torch.ones(3, 4, 4)
     assert data[0].image.shape == (3, 8, 8)
 

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torchvision.transforms.v2 import Compose, RandomInvert, Resize
 
 from anomalib_ckaad import Ckaad
-from anomalib_ckaad.training import training_images as batches_again
+from anomalib_ckaad.training import training_images
+from anomalib_ckaad.training.length import TrainingLength
 from tests.conftest import make_folder_data
 from tests.test_calibration import make_model
 
@@ -121,7 +122,7 @@ def test_no_more_images_at_once_than_are_scored_at_once(count: int, folder_root:
     data = make_folder_data(folder_root, eval_batch_size=count)
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1)
     engine.fit(make_model(strategy="recon"), datamodule=data)
-    assert [len(batch.image) for batch in batches_again.normal_batches(engine.trainer)] == (
+    assert [len(batch.image) for batch in training_images.normal_batches(engine.trainer)] == (
         [1] * 4 if count == 1 else [3, 1]
     )
 
@@ -145,7 +146,41 @@ def test_calibration_sees_images_as_they_are_scored(folder_root: Path) -> None:
     data.setup("fit")
     plain = make_folder_data(folder_root)
     plain.setup("fit")
-    (batch,) = batches_again.normal_batches(trainer)
+    (batch,) = training_images.normal_batches(trainer)
     expected = torch.stack([item.image for item in plain.train_data])
     torch.testing.assert_close(batch.image, expected)
     assert isinstance(data.train_data.augmentations, Compose)  # training goes on with its own
+
+
+def trainer_with(max_epochs: int | None, **arguments: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=max_epochs, **quiet, **arguments)
+    trainer.fit_loop.max_batches = BATCHES
+    return trainer
+
+
+def test_each_training_of_one_model_has_its_own_length() -> None:
+    """The preset's where the trainer has no limit, else the trainer's; a training before it does not matter."""
+    length = TrainingLength(steps=400)
+    for limit in (None, 5, None):
+        trainer = trainer_with(limit)
+        for _ in range(2):  # Lightning may attach a model more than once
+            length.attach(trainer)
+        length.on_train_start(trainer, pl.LightningModule())
+        assert trainer.max_epochs == (limit or 400 // BATCHES)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"max_steps": 7}, {"max_time": {"minutes": 1}}, {"callbacks": [Timer("00:00:01:00")]}]
+)
+def test_a_limit_of_steps_or_of_time_is_a_limit(arguments: dict[str, Any]) -> None:
+    trainer, length = trainer_with(None, **arguments), TrainingLength(steps=400)
+    length.attach(trainer)
+    length.on_train_start(trainer, pl.LightningModule())
+    assert trainer.max_epochs is None  # Lightning takes this for no limit of epochs
+
+
+def test_the_log_tells_a_limit_of_steps(folder_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    fit(make_model(strategy="recon"), folder_root, tmp_path, max_epochs=-1, max_steps=1)
+    assert "Training for 1 steps" in caplog.text

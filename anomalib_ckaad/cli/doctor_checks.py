@@ -292,6 +292,6 @@ def check_registration(fresh: "subprocess.Popen[str]", seconds: float = 120) -> 
     else:
         off = os.environ.get(SWITCH)
         reason = "the start-up hook is not installed" if off is None else f"turned off by {SWITCH}={off}"
-        mend = f"Unset {SWITCH}" if off is not None else "Run pip install --force-reinstall --no-deps anomalib-ckaad"
-        advice = f"anomalib does not find Ckaad by itself: {reason}. {mend}, or use `python -m anomalib_ckaad`."
+        fix = f"Unset {SWITCH}" if off is not None else "Run pip install --force-reinstall --no-deps anomalib-ckaad"
+        advice = f"anomalib does not find Ckaad by itself: {reason}. {fix}, or use `python -m anomalib_ckaad`."
         yield Check("plugin", "--model Ckaad", reason, "warning", advice)

@@ -11,7 +11,7 @@ BAD_INPUT: Final = 2
 
 
 def message_for_user(error: BaseException) -> str | None:
-    """The message of an error that the user can mend, or None if the traceback is needed.
+    """The message of an error that the user can fix, or None if the traceback is needed.
 
     Args:
         error: A ``CkaadError``, or an error that was raised from one or while one was handled; or an ``OSError`` of the

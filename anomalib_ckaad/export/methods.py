@@ -16,8 +16,8 @@ from anomalib_ckaad.export.whole import (
     export_at_once,
     with_raw,
     without,
-    without_gradients,
 )
+from anomalib_ckaad.network.gradients import without_gradients
 
 ONNX_OPSET = 18
 """Opset of torch's exporter. anomalib asks for an older one: the conversion fails and logs a traceback."""

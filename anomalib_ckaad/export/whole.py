@@ -142,16 +142,3 @@ def without(owner: object, *names: str) -> Iterator[None]:
     finally:
         for name, value in kept.items():
             setattr(owner, name, value)
-
-
-@contextmanager
-def without_gradients(module: nn.Module) -> Iterator[None]:
-    """Turn gradients off within this context, so that outputs of the saved model can be converted to arrays."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad = True

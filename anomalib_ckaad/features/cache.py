@@ -6,28 +6,11 @@ import zlib
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Identity, Normalize, Pad, Resize, ToDtype, ToImage
+from torch import Tensor
 
 from anomalib_ckaad.features.folder import FeatureFolder, bytes_of, hash_image
 
 logger = logging.getLogger(__name__)
-
-FIXED_TRANSFORMS = (CenterCrop, Compose, Grayscale, Identity, nn.Identity, Normalize, Pad, Resize, ToDtype, ToImage)
-"""Transforms that give the same of the same image. Of any other it is not known."""
-
-
-def is_fixed(transform: object) -> bool:
-    """Whether a transform is known to give the same of the same image.
-
-    Example:
-        >>> from torchvision.transforms.v2 import RandomHorizontalFlip
-        >>> is_fixed(Compose([Resize(8), Normalize([0.5], [0.5])])), is_fixed(Compose([RandomHorizontalFlip()]))
-        (True, False)
-    """
-    if isinstance(transform, Compose) and type(transform) is Compose:
-        return all(map(is_fixed, transform.transforms))
-    return transform is None or type(transform) in FIXED_TRANSFORMS  # a subclass may do anything
 
 
 class FeatureCache:
@@ -162,7 +145,7 @@ def _key(image: Tensor, precision: str) -> str:
 
 
 def _mark(image: Tensor) -> int:
-    """A number that another image hardly has."""
+    """A checksum of the image (CRC-32)."""
     return zlib.crc32(bytes_of(image))
 
 

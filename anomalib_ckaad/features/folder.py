@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from anomalib_ckaad.features.transforms import describe_transform
 from anomalib_ckaad.files import PART, write_whole
 from anomalib_ckaad.network.backbone import FrozenBackbone
 
@@ -172,23 +173,6 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """What a tensor holds, row by row."""
     array: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)
-
-
-def describe_transform(transform: object) -> str:
-    """A transform and all its parameters, those that its ``repr`` leaves out as well.
-
-    Example:
-        >>> from torchvision.transforms.v2 import CenterCrop
-        >>> describe_transform(CenterCrop(8))
-        "CenterCrop(size='(8, 8)')"
-    """
-    parts = getattr(transform, "transforms", None)
-    if parts is not None:
-        return f"{type(transform).__name__}[{', '.join(map(describe_transform, parts))}]"
-    values = {name: str(value) for name, value in vars(transform).items() if not name.startswith("_")}
-    values.pop("training", None)
-    shown = ", ".join(f"{name}={value!r}" for name, value in sorted(values.items()))
-    return f"{type(transform).__name__}({shown})"
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

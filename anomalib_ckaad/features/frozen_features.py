@@ -7,12 +7,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from anomalib_ckaad.features.cache import FeatureCache, is_fixed
+from anomalib_ckaad.features.cache import FeatureCache
 from anomalib_ckaad.features.folder import GIB, open_folder
+from anomalib_ckaad.features.transforms import is_fixed
 from anomalib_ckaad.host.trainer import datamodule_of
 from anomalib_ckaad.network.backbone import FrozenBackbone
 
-SUBSETS = ("train_data", "val_data")
+CACHED = ("train_data", "val_data")
 """Data sets whose images come again in every epoch; a test comes once."""
 
 
@@ -52,11 +53,13 @@ class FrozenFeatures:
     def begin(self, trainer: pl.Trainer, backbone: FrozenBackbone, pre_processor: nn.Module | None) -> None:
         """Decide for which images features may be kept, and open the folder; the backbone has its weights."""
         self.end()
+        if next(backbone.parameters()).device.type != "cpu":
+            return
         transform = getattr(pre_processor, "transform", None)
         if self.options["folder"] is not None:
             limit = self.options["folder_limit"] * GIB
             self.cache.folder = open_folder(self.options["folder"], limit, backbone, transform)
-        found = {name: getattr(datamodule_of(trainer), name, None) for name in SUBSETS}
+        found = {name: getattr(datamodule_of(trainer), name, None) for name in CACHED}
         unknown = object()  # of data that do not say what they do to images
         augmentations = {
             name: getattr(data, "augmentations", unknown) for name, data in found.items() if data is not None
@@ -80,7 +83,7 @@ class FrozenFeatures:
             paths: What each image is known by (N); None for one that will not come again.
             subset: The data set that they are from, ``train_data`` or ``val_data``.
         """
-        if subset not in self._cached_subsets or images.device.type != "cpu":
+        if subset not in self._cached_subsets:
             paths = [None] * len(images)
         return self.cache.get(images, paths, backbone, f"{precision_of(images)} {tuple(images.shape[1:])}")
 

@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 JOB: Final = "anomalib.pipelines.benchmark.job"
 
 
-def mend_benchmark_with(models: ModuleType) -> None:
-    """Mend the benchmark now, and whenever anomalib makes a model; further calls change nothing.
+def patch_benchmark_with(models: ModuleType) -> None:
+    """Patch the benchmark now, and whenever anomalib makes a model; further calls change nothing.
 
     The benchmark may be imported later than the plugin, but makes its models with ``get_model`` after that.
 
     Args:
         models: ``anomalib.models``, whose ``get_model`` is wrapped.
     """
-    mend_benchmark()
+    patch_benchmark()
     get_model: Callable[..., Any] = models.get_model
-    if getattr(get_model, "mends_benchmark", False):
+    if getattr(get_model, "patches_benchmark", False):
         return
 
     @wraps(get_model)
-    def mending_get_model(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
-        mend_benchmark()
+    def patching_get_model(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - anomalib's
+        patch_benchmark()
         return get_model(*args, **kwargs)
 
-    mending_get_model.mends_benchmark = True  # type: ignore[attr-defined]  # so that a second call does nothing
-    models.get_model = mending_get_model  # type: ignore[attr-defined]
+    patching_get_model.patches_benchmark = True  # type: ignore[attr-defined]  # so that a second call does nothing
+    models.get_model = patching_get_model  # type: ignore[attr-defined]
 
 
-def mend_benchmark() -> None:
+def patch_benchmark() -> None:
     """Replace ``BenchmarkJob.collect`` if anomalib's benchmark has been imported.
 
     anomalib takes the columns of the table from the first result. If a later result has more, as that of Ckaad, which

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 
-from anomalib_ckaad.host.benchmark import mend_benchmark_with
+from anomalib_ckaad.host.benchmark import patch_benchmark_with
 
 SUPPORTED = ((2, 7), (2, 8))
 """Versions of anomalib from the first up to, but not including, the second; the same as in pyproject.toml.
@@ -34,7 +34,7 @@ OTHERS: Mapping[str, str] = {
 
 
 def register() -> None:
-    """Let anomalib find the model and the data modules, and mend its benchmark; further calls change nothing.
+    """Let anomalib find the model and the data modules, and patch its benchmark; further calls change nothing.
 
     anomalib's modules import the classes on first use: ``register`` may run while ``anomalib_ckaad.lightning_model`` is
     being imported, because the start-up hook calls it after that module's first import of anomalib.
@@ -49,7 +49,7 @@ def register() -> None:
     models.ALLOWED_MODULES.add("anomalib_ckaad")
     offer(models, MODELS)
     offer(data, DATAMODULES)
-    mend_benchmark_with(models)
+    patch_benchmark_with(models)
     for module in (*MODELS.values(), *DATAMODULES.values()):
         try:
             import_module(module)  # jsonargparse finds classes that have been imported

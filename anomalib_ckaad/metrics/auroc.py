@@ -1,4 +1,7 @@
-"""The area under the ROC curve of scores of any range: the one AUROC of the package."""
+"""The area under the ROC curve of scores of any range, exactly.
+
+``PixelCounts.auroc`` is the one of binned pixels, ``study.statistics.weighted_auroc`` the one of weighted images.
+"""
 
 import torch
 from anomalib.metrics import AnomalibMetric

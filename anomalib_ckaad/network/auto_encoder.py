@@ -161,7 +161,7 @@ class FeatureAutoEncoder(nn.Module):
         norm: ``"instance"`` (the method) or ``"batch"``.
 
     Attributes:
-        grad_checkpointing: Whether training keeps only the features of what fuses them.
+        grad_checkpointing: Whether the fusion is computed again in the backward pass.
 
     Raises:
         ConfigurationError: If two chosen stages' strides are not a power of two apart.
@@ -247,9 +247,9 @@ class FeatureAutoEncoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Reconstruct the features, one tensor (N, C_k, H_k, W_k) a stage, shallow to deep."""
         height, width = features[-1].shape[-2:]
-        saves = is_checkpointing(self)
+        is_saving = is_checkpointing(self)
         steps = zip(self.fusion, features, strict=True)
-        mapped = [checkpointed(step, f, step) if saves else step(f) for step, f in steps]
+        mapped = [checkpointed(step, f, step) if is_saving else step(f) for step, f in steps]
         fused = [_fit(x, height, width) for x in mapped]
         x = self.bottleneck(torch.cat(fused, dim=1))
         reconstructions: list[Tensor] = [x] * len(features)

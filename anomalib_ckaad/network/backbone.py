@@ -161,7 +161,7 @@ TOGETHER = 8
 
 
 class FrozenBackbone(nn.Module):
-    """Images -> features of the chosen stages; never trained, never in training mode, nothing computed in vain.
+    """Images -> features of the chosen stages; never trained, without the layers behind the last one.
 
     Starts with random weights; ``weights.loading.load_backbone_weights`` brings trained ones.
 
@@ -217,7 +217,7 @@ class FrozenBackbone(nn.Module):
         Exporters and compilers get the network itself: they fold by themselves.
         """
         state = [*self.network.parameters(), *self.network.buffers()]
-        if torch.compiler.is_compiling() or state[0].device.type != "cpu":
+        if is_traced() or state[0].device.type != "cpu":
             return self.network
         if any(one.is_inference() for one in state):
             return self.network

@@ -21,7 +21,7 @@ SMALLEST_COSINE_LENGTH = 1e-8
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the functions of this room take their own way for a map (N, C, H, W).
+    """Whether the functions of this module take their own way for a map (N, C, H, W).
 
     Example:
         >>> x = torch.ones(1, 2, 3, 3)

@@ -25,7 +25,7 @@ class PatchDiscriminator(nn.Module):
     """
 
     grad_checkpointing = False
-    """Whether training keeps the features alone: see ``network.grad_checkpointing``."""
+    """Whether activations are computed again in the backward pass: see ``network.grad_checkpointing``."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()

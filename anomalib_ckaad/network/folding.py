@@ -13,9 +13,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 @torch.no_grad()
-def fold_batch_norms(
-    network: nn.Module, images: Tensor, memory_format: torch.memory_format = torch.channels_last
-) -> nn.Module | None:
+def fold_batch_norms(network: nn.Module, images: Tensor) -> nn.Module | None:
     """A copy whose convolutions do what the batch norms behind them did.
 
     In evaluation mode a batch norm multiplies each channel and adds to it, which weights and bias of the convolution
@@ -24,7 +22,6 @@ def fold_batch_norms(
     Args:
         network: In evaluation mode; left as it is.
         images: A batch (N, 3, H, W) that it takes, of noise.
-        memory_format: Of the copy's weights.
 
     Returns:
         The copy; None where nothing can be folded, the precision is not known, or features would differ.
@@ -44,7 +41,7 @@ def fold_batch_norms(
                 setattr(parent, name, replaced[child])
     if not pairs or not _are_close(network(images), folded(images), TOLERANCE[dtype]):
         return None
-    return folded.to(memory_format=memory_format)
+    return folded.to(memory_format=torch.channels_last)
 
 
 def _find_pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

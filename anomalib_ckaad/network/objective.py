@@ -5,8 +5,7 @@ one tensor a stage, (N, H, W) for the patch discriminator or (N,) for the image 
 over stages makes one number an image of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from anomalib_ckaad.errors import NonFiniteLossError
 from anomalib_ckaad.network.channels_last import cosine_of_maps
+from anomalib_ckaad.network.gradients import without_gradients
 
 StrategyName = Literal["cka_patch", "cka_image", "gan", "recon_sub", "recon"]
 
@@ -181,19 +181,6 @@ def _require_finite(name: str, value: Tensor) -> None:
         raise NonFiniteLossError(msg)
 
 
-@contextmanager
-def _without_gradients_into(module: nn.Module) -> Iterator[None]:
-    """Gradients flow through the module but not into it: the generator's step does not need the discriminator's."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad = True
-
-
 def alternating_step(
     features: Sequence[Tensor],
     is_anomalous: Tensor,
@@ -258,7 +245,7 @@ def alternating_step(
     if discriminator is None:
         backward(total)
     else:
-        with _without_gradients_into(discriminator):
+        with without_gradients(discriminator):  # the auto-encoder's step does not need the discriminator's
             adversarial = generator_loss([score.abs() for score in discriminator(reconstructions)])
             _require_finite("generator loss", adversarial)
             backward(total + objective.adversarial_weight * adversarial)

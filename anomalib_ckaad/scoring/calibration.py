@@ -92,7 +92,7 @@ class ResidualMoments:
     Several processes share the images out among them and add their sums up.
 
     Args:
-        share: Of reconstructions, that is taken away: ``reconstruction_share``.
+        share: Share of the reconstruction that is subtracted: ``reconstruction_share``.
     """
 
     def __init__(self, share: float = 1.0) -> None:
@@ -168,6 +168,7 @@ class ResidualCalibration(nn.Module):
         super().__init__()
         self.stages = stages
         self.clear()
+        self.register_load_state_dict_pre_hook(_take_sizes)  # type: ignore[no-untyped-call]
 
     def clear(self) -> None:
         """Forget all moments."""
@@ -183,16 +184,17 @@ class ResidualCalibration(nn.Module):
         return self.get_buffer("whitening_0").numel() > 0
 
     def set(self, moments: ResidualMoments) -> None:
-        """Calibrate by moments of normal images; those that are not finite are not taken."""
+        """Calibrate by moments of normal images. If there is none, or any is not finite, stay uncalibrated and warn."""
         if not moments.images or not all(bool(torch.isfinite(one).all()) for one in moments.sums):
-            logger.warning("The residuals of normal images are not finite. The map stays uncalibrated.")
+            reason = "The residuals of normal images are not finite" if moments.images else "There are no normal images"
+            logger.warning("%s. The map stays uncalibrated.", reason)
             self.clear()
             return
         self.register_buffer("share", moments.sums[0].new_tensor(moments.share))
-        # torchmetrics' AUROC takes scores for logits, and its sigmoid makes all above 17 the same.
+        # Lengths of about 1: anomalib's own metrics take scores for logits, and a sigmoid makes all above 17 the same.
         unit = math.sqrt(moments.sums[-1].shape[-1])
         for stage, (summed, projection) in enumerate(zip(moments.sums, moments.projections, strict=True)):
-            mean = (summed / max(1, moments.images)).cpu().double()  # not all devices have float64
+            mean = (summed / moments.images).cpu().double()  # not all devices have float64
             self.register_buffer(f"whitening_{stage}", (whitening_of(mean, moments.images) / unit).to(summed))
             self.register_buffer(f"projection_{stage}", summed.new_zeros(0, 0) if projection is None else projection)
 
@@ -256,13 +258,13 @@ class ResidualCalibration(nn.Module):
             return _by_own_position(residual, rows, columns) @ whitening.mT, True
         return residual.permute(2, 3, 0, 1) @ _at_size(whitening, height, width).mT, False
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 - torch's
-        """Take on a checkpoint's sizes: an older one leaves no moments, or takes all of the reconstruction away."""
-        for name, own in list(self.named_buffers(recurse=False)):
-            missing = own.new_ones(()) if name == "share" else own.new_zeros([0] * own.ndim)
-            theirs = state_dict.setdefault(prefix + name, missing)
-            self.register_buffer(name, torch.zeros_like(theirs, device=own.device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+def _take_sizes(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:  # noqa: ANN401 - torch's
+    """Resize buffers to those of a checkpoint; an older one lacks them, or subtracts all of the reconstruction."""
+    for name, own in list(module.named_buffers(recurse=False)):
+        missing = own.new_ones(()) if name == "share" else own.new_zeros([0] * own.ndim)
+        theirs = state_dict.setdefault(prefix + name, missing)
+        module.register_buffer(name, torch.zeros_like(theirs, device=own.device))
 
 
 def place_of(positions: Any, own: int, device: torch.device | None = None) -> Tensor:  # noqa: ANN401 - number or symbol

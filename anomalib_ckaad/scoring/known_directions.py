@@ -10,7 +10,7 @@ and all others as much as each other, so that unknown anomalies are still found.
 
 Where few normal images were trained on, others stand out as well, and partly in the same directions as known anomalies
 do. So the excess is kept the smaller, the fewer there were. And where new normal images differ from all that were
-trained on, a direction that counts for many would show that and little else: none counts more than thrice as much.
+trained on, a direction that counts for many would show that and little else: none counts more than three times as much.
 """
 
 import logging
@@ -71,7 +71,7 @@ def emphasis_weight(known: int, share: float = 1.0, prior: float = PRIOR, power:
 
     Args:
         known: Number n of known anomalies.
-        share: Of the reconstruction, that is taken away, N / (N + 64): what N normal training images are trusted for.
+        share: Share of the reconstruction that is subtracted, N / (N + 64) with N normal training images.
         prior: Number of known anomalies that weigh half as much as all else, however many normal images there are.
         power: Of the share.
 

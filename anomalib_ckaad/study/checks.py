@@ -11,8 +11,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Trainer
 
 from anomalib_ckaad.errors import CkaadError, StudyError
+from anomalib_ckaad.host.argument_errors import shorten
 from anomalib_ckaad.host.registration import register
-from anomalib_ckaad.study.classes import Recipe, shorten
+from anomalib_ckaad.study.classes import Recipe
 from anomalib_ckaad.study.jobs import Job
 
 SET_BY_A_STUDY = {"self", "callbacks", "default_root_dir"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anomalib_ckaad.errors import CkaadError
+from anomalib_ckaad.host.worker_errors import original_message
 
 ROOM = 2**20
 """Bytes; a disk with less free space counts as full."""
@@ -42,8 +43,7 @@ def failure_of(error: BaseException, folder: Path) -> Failure:
     own = next((one for one in _causes(error) if isinstance(one, CkaadError)), None)
     if own is not None:
         kind = type(own).__name__
-        # A worker of a DataLoader hands over its whole traceback, with the message at the end.
-        message = str(own).rpartition(f"{kind}: ")[2]
+        message = original_message(own)
     else:
         kind = type(error).__name__
         message = f"{kind}: {error}"

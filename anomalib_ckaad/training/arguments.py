@@ -1,7 +1,7 @@
-"""Ckaad's arguments: checks before anything is built, the group for research, and the names they had before."""
+"""Ckaad's arguments: the group for research, and checks before anything is built."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
 
 from anomalib_ckaad.errors import ConfigurationError
@@ -67,8 +67,8 @@ def _is_count(value: object, least: int = 1) -> bool:
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "strategy": (lambda v: v in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
-    "preset": (lambda v: v is None or v in PRESETS, f"one of {', '.join(PRESETS)}, or None"),
+    "strategy": (lambda v: isinstance(v, str) and v in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
+    "preset": (lambda v: v is None or (isinstance(v, str) and v in PRESETS), f"one of {', '.join(PRESETS)}, or None"),
     "learning_rate": (lambda v: v is None or (_is_number(v) and v > 0), "a number greater than 0"),
     "score_top_k": (
         lambda v: v is None or v in get_args(TopKName) or _is_count(v),
@@ -131,44 +131,43 @@ def check_arguments(research: Mapping[str, Any], cache: Mapping[str, Any], **arg
                 raise ConfigurationError(msg)
 
 
-def plain(options: Mapping[str, Any] | None) -> dict[str, Any]:
+def plain(options: object) -> dict[str, Any]:
     """A group of arguments as plain data, which checkpoints hold: no omegaconf, no paths.
+
+    Raises:
+        ConfigurationError: If it is no mapping.
 
     Example:
         >>> from pathlib import Path
         >>> plain({"folder": Path("features")}), plain(None)
         ({'folder': 'features'}, {})
     """
-    given = options.items() if isinstance(options, Mapping) else ()
-    return {str(name): value if isinstance(value, int | float | str | None) else str(value) for name, value in given}
+    given = {} if options is None else options
+    if not isinstance(given, Mapping):
+        msg = f"`research` and `cache` must be mappings from names to values, not {options!r}."
+        raise ConfigurationError(msg)
+    plain_types = int | float | str | None
+    return {str(name): value if isinstance(value, plain_types) else str(value) for name, value in given.items()}
 
 
-CACHE_NAMES_BEFORE = {"feature_cache": "memory", "cache_dir": "folder", "cache_limit": "folder_limit"}
-"""Arguments of 0.1.0's first checkpoints, which became entries of ``cache``."""
-
-
-def hyper_parameters_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's hyper-parameters under today's names.
+def as_sequence(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - checked later
+    """One value or several, as a tuple of them.
 
     Example:
-        >>> hyper_parameters_of({"hyper_parameters": {"backbone": "resnet18", "margin": 3.0, "synthetic": False}})
-        {'backbone': 'resnet18', 'synthesis': False, 'research': {'margin': 3.0}}
+        >>> as_sequence(3), as_sequence([2, "layer3"])
+        ((3,), (2, 'layer3'))
     """
-    found = dict(checkpoint.get("hyper_parameters") or {})
-    if "synthetic" in found:
-        found["synthesis"] = found.pop("synthetic")
-    if "save_memory" in found:
-        found["grad_checkpointing"] = found.pop("save_memory")
-    research = {name: found.pop(name) for name in RESEARCH_DEFAULTS if name in found}
-    cache = {now: found.pop(before) for before, now in CACHE_NAMES_BEFORE.items() if before in found}
-    for group, entries in (("research", research), ("cache", cache)):
-        if entries:
-            found[group] = {**entries, **(found.get(group) or {})}
-    return {name: value for name, value in found.items() if name not in GONE}
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
 
 
-GONE = frozenset({"compile", "fold_batch_norms", "channels_last", "max_epochs"})
-"""Arguments of the same checkpoints that have no successor."""
+def as_sides(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - checked later
+    """Height and width, or one number for both.
+
+    Example:
+        >>> as_sides(64), as_sides([64, 96])
+        ((64, 64), (64, 96))
+    """
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
 
 
 def flat(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:

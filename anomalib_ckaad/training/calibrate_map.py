@@ -29,7 +29,7 @@ from anomalib_ckaad.training.training_images import (
 logger = logging.getLogger(__name__)
 
 COMPARED = 256
-"""Normal images, and known anomalies, that are compared at most: thousands of residuals that stand out."""
+"""Largest number of images of either kind that are compared: they give thousands of residuals that stand out."""
 
 
 class Trained(Protocol):
@@ -52,7 +52,7 @@ class CalibrateMap(Callback):
     def __init__(self, reconstruction_prior: float = RECONSTRUCTION_PRIOR, *, emphasize_known: bool = True) -> None:
         self.reconstruction_prior, self.emphasize_known = reconstruction_prior, emphasize_known
         self._calibrated_at = -1
-        self._has_thresholds_without = False
+        self._thresholds_are_uncalibrated = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notice whether thresholds of an uncalibrated map are there already.
@@ -62,7 +62,7 @@ class CalibrateMap(Callback):
         """
         # A training that is resumed has thresholds; there may be no validation before it ends.
         is_resumed = bool(trainer.ckpt_path) and validates(trainer)
-        self._has_thresholds_without = is_resumed and not _calibration_of(pl_module).is_set
+        self._thresholds_are_uncalibrated = is_resumed and not _calibration_of(pl_module).is_set
         self._calibrated_at = -1
         check_can_be_read_again(trainer)
 
@@ -72,13 +72,13 @@ class CalibrateMap(Callback):
             is_wanted = may_be_last_validation(trainer)
             if is_wanted:
                 self.calibrate(trainer, pl_module)
-            self._has_thresholds_without = not (is_wanted or _calibration_of(pl_module).is_set)
+            self._thresholds_are_uncalibrated = not (is_wanted or _calibration_of(pl_module).is_set)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate at the end of an epoch that may be the last, unless thresholds are of the uncalibrated map."""
         if not may_be_last_epoch(trainer):
             return
-        if self._has_thresholds_without:
+        if self._thresholds_are_uncalibrated:
             logger.warning(
                 "Training ended after epoch %d, which was not known before its validation. The map stays uncalibrated, "
                 "as the thresholds are of the uncalibrated one. End training by max_epochs, max_steps or "
@@ -94,25 +94,30 @@ class CalibrateMap(Callback):
             return
         self._calibrated_at = trainer.global_step
         module = cast("Trained", pl_module)
-        calibration, auto_encoder = module.model.calibration, module.model.auto_encoder
-        was_training = auto_encoder.training
-        auto_encoder.eval()  # as it scores
-        with torch.inference_mode(mode=False), torch.no_grad(), trainer.precision_plugin.forward_context():
-            share = trainer.strategy.broadcast(reconstruction_share(count_normal(trainer), self.reconstruction_prior))
-            moments = ResidualMoments(share)
-            for features, reconstructions, is_anomalous in _reconstructed(module, normal_batches(trainer)):
-                moments.add([f[~is_anomalous] for f in features], [g[~is_anomalous] for g in reconstructions])
-            moments.reduce()
-            calibration.set(moments)
-            if calibration.is_set:
-                logger.info(
-                    "The map is calibrated on %d normal images; %.2f of the reconstruction is subtracted.",
-                    moments.images,
-                    share,
-                )
-                if self.emphasize_known:
-                    _emphasize(trainer, module, share)
-        auto_encoder.train(was_training)
+        was_training = module.model.auto_encoder.training
+        module.model.auto_encoder.eval()  # as it scores
+        try:
+            with torch.inference_mode(mode=False), torch.no_grad(), trainer.precision_plugin.forward_context():
+                self._measure(trainer, module)
+        finally:
+            module.model.auto_encoder.train(was_training)
+
+    def _measure(self, trainer: pl.Trainer, module: Trained) -> None:
+        share = trainer.strategy.broadcast(reconstruction_share(count_normal(trainer), self.reconstruction_prior))
+        moments = ResidualMoments(share)
+        for features, reconstructions, is_anomalous in _reconstructed(module, normal_batches(trainer)):
+            moments.add([f[~is_anomalous] for f in features], [g[~is_anomalous] for g in reconstructions])
+        moments.reduce()
+        calibration = module.model.calibration
+        calibration.set(moments)
+        if calibration.is_set:
+            logger.info(
+                "The map is calibrated on %d normal images; %.2f of the reconstruction is subtracted.",
+                moments.images,
+                share,
+            )
+            if self.emphasize_known:
+                _emphasize(trainer, module, share)
 
 
 def _emphasize(trainer: pl.Trainer, module: Trained, share: float) -> None:
@@ -149,7 +154,7 @@ def _reconstructed(
         images = prepare(module.pre_processor, found.images).to(
             module.model.dtype
         )  # in this order, as training has them
-        # Those of a training in bfloat16 are others: kept besides, they would take twice as much again.
+        # Features in bfloat16 differ: to cache both would need more memory.
         paths = [None] * len(found) if module.training_precision.covers(images) else found.paths
         features = module.frozen_features(module.model.backbone, images, paths, "train_data")
         yield features, module.model.auto_encoder(features), found.is_anomalous

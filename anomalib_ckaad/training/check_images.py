@@ -9,7 +9,8 @@ from anomalib_ckaad.data.reading.image_files import check_image_files, find_unre
 from anomalib_ckaad.errors import ImageFileError
 from anomalib_ckaad.host.trainer import datamodule_of
 
-SUBSETS = ("train_data", "val_data", "test_data")
+CHECKED = ("train_data", "val_data", "test_data")
+"""Data sets whose images are looked at before a training or a test; known anomalies were when they were chosen."""
 
 
 class CheckImages(Callback):
@@ -24,7 +25,7 @@ class CheckImages(Callback):
         del pl_module
         turned, scored = [], []
         datamodule = datamodule_of(trainer)
-        for subset in SUBSETS:
+        for subset in CHECKED:
             samples = getattr(getattr(datamodule, subset, None), "samples", None)
             if samples is not None and (stage == "fit" or subset == "test_data"):
                 turned += check_image_files(samples.image_path, may_be_empty=subset != "train_data")
@@ -50,7 +51,7 @@ class CheckImages(Callback):
         if not isinstance(exception, OSError | SyntaxError):
             return
         datamodule = datamodule_of(trainer)
-        for subset in SUBSETS:
+        for subset in (*CHECKED, "known_data"):
             samples = getattr(getattr(datamodule, subset, None), "samples", None)
             found = None if samples is None else find_unreadable(samples.image_path)
             if found:

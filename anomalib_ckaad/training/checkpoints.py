@@ -14,13 +14,14 @@ from anomalib_ckaad import __version__
 from anomalib_ckaad.errors import CheckpointError
 from anomalib_ckaad.host.checkpoint_io import ONLY_PLAIN, SafeCheckpointIO, not_of_ckaad
 from anomalib_ckaad.thresholds.post_processor import post_processor_of
-from anomalib_ckaad.training.arguments import flat, hyper_parameters_of
+from anomalib_ckaad.training.arguments import flat
+from anomalib_ckaad.training.old_checkpoints import hyper_parameters_of
 
 logger = logging.getLogger(__name__)
 
 OWN_PARTS = ("model.", "discriminator.")
 MEASURED = "model.calibration."
-"""What is measured at the end of a training: as large as its maps were, and nothing for another one to begin with."""
+"""Set by calibration, in the size of its maps. Not part of a warm start."""
 # The tensors must fit these arguments; those that follow change scores without any tensor noticing.
 SHAPING = ("backbone", "layers", "norm", "strategy")
 SCORING = ("score_top_k", "output_relu", "image_size")

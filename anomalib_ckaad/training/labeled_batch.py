@@ -39,7 +39,9 @@ class LabeledBatch:
             batch: Images, and labels and paths where it has them.
             dtype: The model's: Lightning's double precision does not reach into anomalib's batches.
         """
-        images = torch.as_tensor(batch.image).to(torch.float64 if dtype == torch.float64 else None)
+        images = torch.as_tensor(batch.image)
+        if dtype == torch.float64:
+            images = images.to(dtype)
         labels = torch.zeros(len(images)) if batch.gt_label is None else batch.gt_label
         paths = [None] * len(images) if batch.image_path is None else batch.image_path
         return cls(images, labels.to(images.device, torch.bool), tuple(paths))
@@ -71,7 +73,7 @@ class LabeledBatch:
         )
 
     def with_synthetic(self, make: Callable[[Tensor], Tensor]) -> "LabeledBatch":
-        """The same, and behind it an anomaly that ``make`` makes of each normal image."""
+        """The same with one more image for each normal one: an anomaly that ``make`` makes of it."""
         made = make(self.images[~self.is_anomalous])
         return LabeledBatch(
             torch.cat([self.images, made]),

@@ -7,10 +7,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
 
 from anomalib_ckaad.host.trainer import callbacks_of, datamodule_of, saves_after_every_epoch
+from anomalib_ckaad.training.presets import PAPER_EPOCHS, PAPER_EPOCHS_ELSEWHERE
 
-PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
-"""The paper's number of epochs by the class of the data."""
-PAPER_EPOCHS_ELSEWHERE = 200
 VALIDATIONS = 20
 """How often a training of few images is validated at least."""
 OPTIMIZERS = 2
@@ -18,7 +16,7 @@ OPTIMIZERS = 2
 
 
 class TrainingLength(Callback):
-    """Lets a training last as long as the preset says, unless the trainer was given a limit of its own.
+    """Lets a training last as long as the preset says, unless the trainer has a limit of epochs, steps or time.
 
     Args:
         steps: Training steps, rounded up to whole epochs; None for the paper's number of epochs.
@@ -26,20 +24,23 @@ class TrainingLength(Callback):
 
     def __init__(self, steps: int | None) -> None:
         self.steps = steps
-        self._counts_steps = False
+        self._limited: tuple[int, int] | None = None  # the loop that was limited, and to how many epochs
 
     def attach(self, trainer: pl.Trainer | None) -> None:
         """Limit the epochs of a trainer without any limit, before Lightning sets its 1000."""
-        if trainer is None or getattr(trainer, "fit_loop", None) is None:
+        loop = getattr(trainer, "fit_loop", None)
+        if trainer is None or loop is None or self._limited == (id(loop), loop.max_epochs):
             return
-        if trainer.fit_loop.max_epochs is None and trainer.max_steps == -1:
-            trainer.fit_loop.max_epochs = paper_epochs(trainer)
-            self._counts_steps = self.steps is not None
+        self._limited = None
+        has_timer = any(isinstance(one, Timer) for one in callbacks_of(trainer))
+        if loop.max_epochs is None and trainer.max_steps == -1 and not has_timer:
+            loop.max_epochs = paper_epochs(trainer)
+            self._limited = id(loop), loop.max_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Turn the preset's number of steps into epochs."""
         del pl_module
-        if self._counts_steps and self.steps is not None:
+        if self._limited is not None and self.steps is not None:
             epochs, between = schedule_of(self.steps, trainer.num_training_batches)
             trainer.fit_loop.max_epochs = epochs
             # Only where nobody asked for another number, nor for something that is measured after each epoch.

@@ -12,9 +12,9 @@ from anomalib_ckaad.host.torch_state import has_fast_bfloat16
 
 logger = logging.getLogger(__name__)
 
-EXACT_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+SUPPORTED_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 LEAST_PIXELS = 128 * 128
-"""Smaller images gain less: what they take is reading the weights, which stay in float32."""
+"""Smaller images gain less: reading the weights, which stay in float32, takes most of their time."""
 
 
 class TrainingPrecision:
@@ -24,8 +24,8 @@ class TrainingPrecision:
 
     Args:
         wanted: True or False where the user has decided. None takes bfloat16 on CPUs that multiply such numbers in
-            hardware, for images of 128x128 pixels and more. GPUs get it only if asked: their small batches wait for the
-            CPU in any precision.
+            hardware, for images of 128x128 pixels and more. GPUs get it only if asked: it saves them
+            little time.
     """
 
     def __init__(self, wanted: bool | None = None) -> None:  # noqa: FBT001 - three values
@@ -40,10 +40,10 @@ class TrainingPrecision:
         Raises:
             ConfigurationError: If the trainer's precision is one that CKAAD's losses do not survive.
         """
-        if trainer.precision not in EXACT_PRECISIONS:
+        if trainer.precision not in SUPPORTED_PRECISIONS:
             msg = (
-                f"Ckaad cannot be trained in precision {trainer.precision}. Use one of {', '.join(EXACT_PRECISIONS)}, "
-                "such as --trainer.precision bf16-mixed."
+                f"Ckaad cannot be trained in precision {trainer.precision}. Use one of "
+                f"{', '.join(SUPPORTED_PRECISIONS)}, such as --trainer.precision bf16-mixed."
             )
             raise ConfigurationError(msg)
         resumed = self.resumed if trainer.ckpt_path else None

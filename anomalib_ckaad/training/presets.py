@@ -21,7 +21,7 @@ class Preset(NamedTuple):
         discriminator_learning_rate: Adam's, of the discriminator.
         calibrate: Whether residuals are measured against those of normal training images.
         score_top_k: How the image score is made of the map.
-        synthetic: Whether batches without known anomalies get synthetic ones.
+        synthesis: Whether batches without known anomalies get synthetic ones.
     """
 
     layers: tuple[int, ...]
@@ -30,9 +30,12 @@ class Preset(NamedTuple):
     discriminator_learning_rate: float
     calibrate: bool
     score_top_k: TopK
-    synthetic: bool
+    synthesis: bool
 
 
+PAPER_EPOCHS = {"MVTecAD": 400, "Visa": 400}
+"""The paper's number of epochs by the class of the data, where ``steps`` is None."""
+PAPER_EPOCHS_ELSEWHERE = 200
 PRESETS: dict[PresetName, Preset] = {
     "paper": Preset(
         (1, 2, 3),
@@ -41,7 +44,7 @@ PRESETS: dict[PresetName, Preset] = {
         discriminator_learning_rate=1e-4,
         calibrate=False,
         score_top_k=100,
-        synthetic=True,
+        synthesis=True,
     ),
     "measured": Preset(
         (2, 3),
@@ -50,7 +53,7 @@ PRESETS: dict[PresetName, Preset] = {
         discriminator_learning_rate=1e-3,
         calibrate=True,
         score_top_k="power_mean",
-        synthetic=False,
+        synthesis=False,
     ),
 }
 """By name; ``docs/accuracy.md`` has what was measured."""

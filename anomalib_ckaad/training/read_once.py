@@ -8,22 +8,22 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from anomalib_ckaad.features.cache import is_fixed
+from anomalib_ckaad.features.transforms import is_fixed
 from anomalib_ckaad.host.data_sets import reads_as_anomalib
 from anomalib_ckaad.host.trainer import datamodule_of
 
-SUBSETS = ("train_data", "known_data", "val_data")
+READ_EACH_EPOCH = ("train_data", "known_data", "val_data")
 """What is gone through in every epoch; a test comes once."""
 
 
-class Room:
+class MemoryBudget:
     """Bytes that several data sets share.
 
     Args:
         size: Bytes in all.
 
     Example:
-        >>> room = Room(10)
+        >>> room = MemoryBudget(10)
         >>> room.take(8), room.take(8), room.take(1), room.taken
         (True, False, True, 9)
     """
@@ -44,7 +44,7 @@ class Room:
 class ReadOnce(Dataset[Any]):
     """A data set whose items are kept as far as there is room; in everything else the one that it wraps.
 
-    A change of the wrapped data set's attributes through this one forgets all items. A copy is one of the wrapped data
+    A change of the wrapped data set's attributes through this one forgets all items. Copying it copies the wrapped data
     set.
 
     Args:
@@ -54,12 +54,12 @@ class ReadOnce(Dataset[Any]):
     Example:
         >>> from anomalib.data import ImageItem
         >>> import torch
-        >>> data = ReadOnce([ImageItem(image=torch.zeros(3, 8, 8))], Room(1000))
+        >>> data = ReadOnce([ImageItem(image=torch.zeros(3, 8, 8))], MemoryBudget(1000))
         >>> data[0].image is data[0].image, len(data)
         (True, 1)
     """
 
-    def __init__(self, data: Any, room: Room) -> None:  # noqa: ANN401 - a sequence in fact
+    def __init__(self, data: Any, room: MemoryBudget) -> None:  # noqa: ANN401 - a sequence in fact
         vars(self).update(data=data, room=room, kept={})
 
     def __len__(self) -> int:
@@ -111,37 +111,37 @@ class ReadImagesOnce(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put data sets that keep what is read in place of the training and validation data."""
         data, model = datamodule_of(trainer), cast("Any", pl_module)  # a Ckaad
-        read_anew(data)
+        restore_data_sets(data)
         limit = model.frozen_features.cache.limit
         if limit <= 0 or data is None or model.device.type != "cpu" or getattr(data, "num_workers", None) != 0:
             return
-        subsets = {name: getattr(data, name) for name in SUBSETS if getattr(data, name, None) is not None}
+        subsets = {name: getattr(data, name) for name in READ_EACH_EPOCH if getattr(data, name, None) is not None}
         if model.input_size is None or not all(map(_gives_the_same, subsets.values())):
             return
         features = sum(map(len, subsets.values())) * model.model.feature_bytes(*model.input_size)
-        room = Room(limit - features)
+        room = MemoryBudget(limit - features)
         for name, subset in subsets.items():
             setattr(data, name, ReadOnce(subset, room))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the memory back."""
         del pl_module
-        read_anew(datamodule_of(trainer))
+        restore_data_sets(datamodule_of(trainer))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give all memory back: data and model may be used again."""
         del exception
         cast("Any", pl_module).frozen_features.end()
-        read_anew(datamodule_of(trainer))
+        restore_data_sets(datamodule_of(trainer))
 
 
 def _gives_the_same(data: object) -> bool:
     return reads_as_anomalib(data) and is_fixed(getattr(data, "augmentations", None))
 
 
-def read_anew(datamodule: pl.LightningDataModule | None) -> None:
+def restore_data_sets(datamodule: pl.LightningDataModule | None) -> None:
     """Put the data sets themselves back, and forget what was kept; nothing where nothing was."""
-    for name in SUBSETS:
+    for name in READ_EACH_EPOCH:
         data = getattr(datamodule, name, None)
         if isinstance(data, ReadOnce):
             data.forget()

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from anomalib_ckaad.distributed import rank_and_count
 from anomalib_ckaad.errors import DataError
+from anomalib_ckaad.features.transforms import describe_transform
 from anomalib_ckaad.host.trainer import datamodule_of
 from anomalib_ckaad.training.read_once import ReadOnce
 
-LARGEST_SHARE = 2000
-"""Images to measure at most, spread over the training set: moments of so many hardly change with more."""
+MOST_IMAGES = 2000
+"""Largest number of images to calibrate on, spread over the training set: more hardly change the moments."""
 BATCH_SIZE = 32
 
 
@@ -35,7 +36,7 @@ def check_can_be_read_again(trainer: pl.Trainer) -> None:
         raise DataError(msg)
 
 
-def normal_batches(trainer: pl.Trainer, at_most: int = LARGEST_SHARE) -> Iterator[ImageBatch]:
+def normal_batches(trainer: pl.Trainer, at_most: int = MOST_IMAGES) -> Iterator[ImageBatch]:
     """Batches of training images, spread over them, on the model's device; each process gets its share.
 
     All of them are normal unless the data's own training images are not. They are augmented as the images that will be
@@ -62,7 +63,7 @@ def _training_data(trainer: pl.Trainer) -> Any:  # noqa: ANN401 - any data
 
 
 def batches_of_known(trainer: pl.Trainer, at_most: int) -> Iterator[ImageBatch]:
-    """Batches that hold the known anomalies, as ``normal_batches``; all of those where only batches have labels."""
+    """Batches with the known anomalies, as ``normal_batches``. If only batches have labels, all training batches."""
     data = datamodule_of(trainer)
     known, own = getattr(data, "known_data", None), getattr(data, "train_data", None)
     labels = getattr(getattr(own, "samples", None), "label_index", None)
@@ -71,7 +72,7 @@ def batches_of_known(trainer: pl.Trainer, at_most: int) -> Iterator[ImageBatch]:
     elif labels is not None:
         yield from _batches(trainer, own, (labels == LabelName.ABNORMAL).to_numpy().nonzero()[0].tolist(), at_most)
     else:
-        yield from normal_batches(trainer)
+        yield from normal_batches(trainer, at_most)
 
 
 def _batches(
@@ -105,8 +106,12 @@ def _as_scored(trainer: pl.Trainer, dataset: Any) -> Any:  # noqa: ANN401 - any 
     test: Any = getattr(datamodule_of(trainer), "test_data", None)
     if not isinstance(own, AnomalibDataset) or not hasattr(test, "augmentations"):
         return dataset
-    if repr(own.augmentations) == repr(test.augmentations):
+    if _described(own.augmentations) == _described(test.augmentations):
         return dataset
     found = copy.copy(own)
     found.augmentations = test.augmentations
     return found
+
+
+def _described(augmentations: object) -> str:
+    return "none" if augmentations is None else describe_transform(augmentations)

@@ -131,16 +131,16 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
         FileError: If it does not. Nothing is deleted, as the folder may hold other images or belong to another run.
     """
     record_file = folder / PARAMETERS_FILE
-    mend = "Delete the folder to have it made again, or choose another `root`."
+    advice = "Delete the folder to have it made again, or choose another `root`."
     if not record_file.is_file():
-        msg = f"The folder {folder} exists, but has no {PARAMETERS_FILE}, so it holds something else. {mend}"
+        msg = f"The folder {folder} exists, but has no {PARAMETERS_FILE}, so it holds something else. {advice}"
         raise FileError(msg)
     try:
         found = json.loads(record_file.read_text(encoding="utf-8"))
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        msg = f"Cannot read the parameters of the textures in {record_file}. {mend}"
+        msg = f"Cannot read the parameters of the textures in {record_file}. {advice}"
         raise FileError(msg)
     wanted = parameters.record()
     different = [
@@ -149,7 +149,7 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
         if found.get(key) != wanted.get(key)
     ]
     if different:
-        msg = f"The textures in {folder} were made with {', '.join(different)}. {mend}"
+        msg = f"The textures in {folder} were made with {', '.join(different)}. {advice}"
         raise FileError(msg)
     endings = {Path(name).suffix for name in parameters.files()}
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in endings}
@@ -158,8 +158,8 @@ def check_textures(folder: Path, parameters: TextureParameters) -> None:
         example = min(present ^ listed)
         state = "missing" if example in listed else "too many"
         msg = (
-            f"The folder {folder} does not hold exactly its {len(listed)} images and masks: "
-            f"{len(listed - present)} missing and {len(present - listed)} too many, such as {example} ({state}). {mend}"
+            f"The folder {folder} does not hold exactly its {len(listed)} images and masks: {len(listed - present)} "
+            f"missing and {len(present - listed)} too many, such as {example} ({state}). {advice}"
         )
         raise FileError(msg)
 
