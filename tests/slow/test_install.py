@@ -254,9 +254,13 @@ def test_benchmark_writes_a_row_a_name(from_wheel: Environment, data: Path, tmp_
     # anomalib's benchmark has no limit of epochs; a trainer with one is all that this adds to its command.
     code = """
 import sys
-from functools import partialmethod
+from functools import wraps
 from lightning.pytorch import Trainer
-Trainer.__init__ = partialmethod(Trainer.__init__, max_epochs=1)
+usual = Trainer.__init__
+@wraps(usual)
+def limited(self, *args, **kwargs):
+    usual(self, *args, **{**kwargs, "max_epochs": 1})
+Trainer.__init__ = limited
 from anomalib.cli.cli import main
 sys.argv = ["anomalib", "benchmark", "--config", "benchmark.yaml"]
 main()
