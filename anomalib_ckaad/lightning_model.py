@@ -54,7 +54,7 @@ from anomalib_ckaad.training.calibrate_map import CalibrateMap
 from anomalib_ckaad.training.check_images import CheckImages
 from anomalib_ckaad.training.checkpoints import check, loading_arguments, note_versions, read_warm_start
 from anomalib_ckaad.training.labeled_batch import LabeledBatch
-from anomalib_ckaad.training.length import TrainingLength
+from anomalib_ckaad.training.length import TrainingLength, describe_limit
 from anomalib_ckaad.training.optimizer import make_adam
 from anomalib_ckaad.training.precision import TrainingPrecision
 from anomalib_ckaad.training.presets import PRESETS, PresetName, preset_of
@@ -111,12 +111,13 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         grad_checkpointing: Whether training computes activations again instead of keeping them: less memory, more
             time, the same result.
         seed: Seed of weights, order of images and synthetic anomalies (anomalib's ``--seed_everything`` has no effect).
-        research: Parts of the method, for ablations: ``norm``, ``output_relu``, ``adversarial_weight``, ``margin``,
-            ``balance``, ``subtraction_weight``, ``discriminator_learning_rate``, ``calibrate``, ``emphasize_known``,
-            ``reconstruction_prior``. See ``ResearchOptions``.
+        research: Parts of the method, for ablations: ``norm`` (``instance`` or ``batch``), ``output_relu`` (as the
+            backbone's stages), ``adversarial_weight`` (0.02), ``margin`` (5), ``balance`` (0.5), ``subtraction_weight``
+            (0.1), ``discriminator_learning_rate`` (the preset's), ``calibrate`` (the preset's), ``emphasize_known``
+            (True), ``reconstruction_prior`` (64). See ``ResearchOptions``.
         pre_processor: Default True: resize and normalize with the backbone's own mean and standard deviation.
         post_processor: As in every anomalib model, or ``RatePostProcessor`` for thresholds of a false-positive rate.
-        evaluator: Default True: the metrics above.
+        evaluator: Default True: AUROC, AUPRO and F1, as above.
         visualizer: As in every anomalib model.
 
     Raises:
@@ -296,9 +297,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
             if self._makes_anomalies(has_known=False):
                 where = "every batch" if self.synthetic_anomalies.always else "batches without known ones"
                 learns = f"anomalies are made of normal images in {where}"
-        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
-        limit = f"{epochs} epochs" if epochs != -1 else f"{steps} steps" if steps != -1 else "as long as it is let"
-        logger.info("Training for %s; %s.", limit, learns)
+        logger.info("Training for %s; %s.", describe_limit(self.trainer), learns)
 
     # A step
 

@@ -17,7 +17,7 @@ OUTSIDE_HOST = [path for path in SOURCES if PACKAGE / "host" not in path.parents
 
 MODULES_AT_THE_ROOT = 8
 LINES = 320
-LONGER = {"anomalib_ckaad/lightning_model.py": 440}
+LONGER = {"anomalib_ckaad/lightning_model.py": 450}
 """Half of it are the imports of what it wires, and the description of its arguments."""
 
 OWN = {"self", "cls", "mcs"}

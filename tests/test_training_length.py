@@ -183,4 +183,4 @@ def test_a_limit_of_steps_or_of_time_is_a_limit(arguments: dict[str, Any]) -> No
 def test_the_log_tells_a_limit_of_steps(folder_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     fit(make_model(strategy="recon"), folder_root, tmp_path, max_epochs=-1, max_steps=1)
-    assert "Training for 1 steps" in caplog.text
+    assert "Training for 1 step;" in caplog.text

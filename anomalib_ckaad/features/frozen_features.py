@@ -53,7 +53,7 @@ class FrozenFeatures:
     def begin(self, trainer: pl.Trainer, backbone: FrozenBackbone, pre_processor: nn.Module | None) -> None:
         """Decide for which images features may be kept, and open the folder; the backbone has its weights."""
         self.end()
-        if next(backbone.parameters()).device.type != "cpu":
+        if trainer.strategy.root_device.type != "cpu":
             return
         transform = getattr(pre_processor, "transform", None)
         if self.options["folder"] is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -59,7 +60,7 @@ def build_on_meta(backbone: str, **options: Any) -> Any:  # noqa: ANN401 - timm'
     """Build a timm model without memory or weights where timm can, just to ask it things; draws no random numbers."""
     name = backbone if ":" in backbone else backbone.split(".", maxsplit=1)[0]
     if ":" not in backbone and not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"{name[:6]}*")[:5]) or "resnet18, wide_resnet50_2"
+        similar = ", ".join(get_close_matches(name, timm.list_models(), n=5)) or "resnet18, wide_resnet50_2"
         msg = f"timm has no model {backbone!r}. Pass another `backbone`, such as {similar}."
         raise ConfigurationError(msg)
     try:

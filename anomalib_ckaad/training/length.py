@@ -71,6 +71,14 @@ def schedule_of(steps: int, batches: float) -> tuple[int, int]:
     return between * math.ceil(epochs / between), between
 
 
+def describe_limit(trainer: pl.Trainer) -> str:
+    """How long a training lasts, in words."""
+    for number, unit in ((trainer.max_epochs, "epoch"), (trainer.max_steps, "step")):
+        if number not in {None, -1}:
+            return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+    return "as long as it is let"
+
+
 def is_watched(trainer: pl.Trainer) -> bool:
     """Whether a callback may stop training after any epoch, or keep a checkpoint of another than the last."""
     return any(isinstance(one, EarlyStopping) or _may_keep_any(one) for one in callbacks_of(trainer))
