@@ -252,9 +252,7 @@ class Ckaad(ExportMethods, AnomalibModule):  # type: ignore[misc]  # anomalib's 
     def configure_callbacks(self) -> list[Callback]:
         """anomalib's callbacks, and what else happens at a moment of training: see each one's own description."""
         anomalibs = super().configure_callbacks()
-        own: list[Callback] = [CheckImages(), ReadImagesOnce(), self.training_length]
-        if self.calibrate:
-            own.append(CalibrateMap(self.reconstruction_prior, emphasize_known=self.emphasize_known))
+        own: list[Callback] = [CheckImages(), ReadImagesOnce(), self.training_length, CalibrateMap()]
         return [*(anomalibs if isinstance(anomalibs, Sequence) else [anomalibs]), *own]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

@@ -1,7 +1,9 @@
 """The calibrated map is the Mahalanobis length of residuals, is in the checkpoint, and leaves training as it is."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -465,3 +467,29 @@ def test_data_that_cannot_be_read_again_are_refused_before_training(folder_root:
     plain = make_model(calibrate=False)
     Engine(default_root_dir=tmp_path, **quiet).fit(plain, train_dataloaders=loader, val_dataloaders=loader)
     assert plain.trainer.global_step > 0
+
+
+def test_a_trainer_that_goes_on_with_another_model_calibrates_only_what_asks_for_it(
+    folder_root: Path, tmp_path: Path
+) -> None:
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, enable_progress_bar=False)
+    first, second = make_model(strategy="recon"), make_model(strategy="recon", calibrate=False)
+    engine.fit(first, datamodule=make_folder_data(folder_root))
+    engine.trainer.fit_loop.max_epochs = 2
+    engine.fit(second, datamodule=make_folder_data(folder_root))
+    assert first.model.calibration.is_set
+    assert not second.model.calibration.is_set
+
+
+def test_known_anomalies_of_loaders_are_looked_for_among_all_images(folder_root: Path) -> None:
+    """Only batches have labels: the known ones may come after as many images as are compared."""
+    data = make_folder_data(folder_root)
+    data.setup("fit")
+    item = data.train_data[0]
+    labeled = [copy.copy(item) for _ in range(300)]
+    labeled[-1].gt_label = torch.tensor(1)
+    loader = DataLoader(labeled, batch_size=4, collate_fn=data.train_data.collate_fn)
+    strategy = SimpleNamespace(batch_to_device=lambda batch: batch)
+    trainer: Any = SimpleNamespace(train_dataloader=loader, datamodule=None, strategy=strategy)
+    found = sum(int(batch.gt_label.sum()) for batch in training_images.batches_of_known(trainer, at_most=256))
+    assert found == 1

@@ -4,6 +4,7 @@
 the scores, logged values, hyper-parameters and names of tensors.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
 
+from anomalib_ckaad.errors import ConfigurationError
 from anomalib_ckaad.export.runtimes import load_exported
 from anomalib_ckaad.lightning_model import Ckaad
 from anomalib_ckaad.thresholds import RatePostProcessor
@@ -91,6 +93,28 @@ def test_checkpoints_of_before_load_and_score_the_same(name: str, expected: dict
     np.testing.assert_allclose(
         found.raw_anomaly_map[..., ::4, ::4], expected[f"{name}.ckpt/raw_anomaly_map"], rtol=1e-3, atol=1e-5
     )
+
+
+def test_checkpoints_of_before_load_from_an_open_file(tmp_path: Path) -> None:
+    content = torch.load(FOLDER / "measured.ckpt", weights_only=True)
+    content["hyper_parameters"] |= {"synthetic": True, "margin": 3.0}
+    torch.save(content, tmp_path / "changed.ckpt")
+    with (tmp_path / "changed.ckpt").open("rb") as file:
+        for source in (file, io.BytesIO((tmp_path / "changed.ckpt").read_bytes())):
+            model = Ckaad.load_from_checkpoint(source)
+            assert model.objective.margin == 3
+            assert model.hparams["synthesis"] is True
+
+
+def test_arguments_of_before_still_change_what_is_loaded() -> None:
+    """One entry of a group changes, and the checkpoint's others stay."""
+    path = FOLDER / "measured.ckpt"
+    model = Ckaad.load_from_checkpoint(path, margin=9.0, synthetic=False, research={"balance": 0.25})
+    assert (model.objective.margin, model.objective.balance) == (9, 0.25)
+    assert model.hparams["research"]["norm"] == "instance"
+    assert Ckaad.load_from_checkpoint(path, cache={"memory": 0}).frozen_features.options["folder_limit"] == 20
+    with pytest.raises(ConfigurationError, match="max_epochs"):
+        Ckaad.load_from_checkpoint(path, max_epochs=3)
 
 
 def test_a_training_of_before_goes_on(data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -170,14 +170,17 @@ def test_each_training_of_one_model_has_its_own_length() -> None:
         assert trainer.max_epochs == (limit or 400 // BATCHES)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"max_steps": 7}, {"max_time": {"minutes": 1}}, {"callbacks": [Timer("00:00:01:00")]}]
-)
-def test_a_limit_of_steps_or_of_time_is_a_limit(arguments: dict[str, Any]) -> None:
-    trainer, length = trainer_with(None, **arguments), TrainingLength(steps=400)
-    length.attach(trainer)
-    length.on_train_start(trainer, pl.LightningModule())
-    assert trainer.max_epochs is None  # Lightning takes this for no limit of epochs
+def test_a_limit_of_steps_is_a_limit_and_one_of_time_is_another() -> None:
+    """What measures or limits time does not make a training endless: the preset's length still holds."""
+    for arguments, expected in (
+        ({"max_steps": 7}, None),  # Lightning takes this for no limit of epochs
+        ({"max_time": {"minutes": 1}}, 400 // BATCHES),
+        ({"callbacks": [Timer()]}, 400 // BATCHES),
+    ):
+        trainer, length = trainer_with(None, **arguments), TrainingLength(steps=400)
+        length.attach(trainer)
+        length.on_train_start(trainer, pl.LightningModule())
+        assert trainer.max_epochs == expected
 
 
 def test_the_log_tells_a_limit_of_steps(folder_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,8 @@ FORMAT = 3
 SUFFIX = ".safetensors"
 SIZE_FILE = ".features-size"
 LOCK_FILE = ".features-lock"
+SECONDS = 60
+"""How long to wait for other processes; a disk that cannot lock files makes one wait for nothing."""
 OWN_FOLDERS = f"{'[0-9a-f]' * 32}/{'[0-9a-f]' * 2}"
 """Where its files lie; nothing else in the folder is looked at."""
 GIB = 2**30
@@ -85,7 +87,7 @@ class FeatureFolder:
         try:
             packed = _pack(features)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / LOCK_FILE):  # until it is written: another process may be counting files
+            with FileLock(self.root / LOCK_FILE, timeout=SECONDS):  # until it is written: others may be counting files
                 there = path.stat().st_size if path.exists() else 0  # damaged, or another process was faster
                 held = self._count() + len(packed) - there
                 if held <= self.limit:
@@ -99,7 +101,7 @@ class FeatureFolder:
                 "of further images are computed each time. Raise `folder_limit` of `cache`, or delete the folders of "
                 "other weights and settings in it.",
             )
-        except OSError as error:
+        except (OSError, NotImplementedError, RuntimeError) as error:  # of the disk, or of a disk without locks
             self._writes = False
             self._say("unwritable", f"Cannot write features to {self.root} ({error}). Training goes on without.")
 

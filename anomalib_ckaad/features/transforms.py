@@ -28,8 +28,9 @@ def describe_transform(transform: object) -> str:
         >>> describe_transform(CenterCrop(8))
         "CenterCrop(size='(8, 8)')"
     """
-    parts = getattr(transform, "transforms", None)
-    if parts is not None:
+    children = list(transform.children()) if isinstance(transform, nn.Module) else []
+    parts = getattr(transform, "transforms", None) or children
+    if parts:
         return f"{type(transform).__name__}[{', '.join(map(describe_transform, parts))}]"
     values = {name: str(value) for name, value in vars(transform).items() if not name.startswith("_")}
     values.pop("training", None)

@@ -2,9 +2,10 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning.pytorch as pl
+import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
@@ -44,6 +45,21 @@ class SafeCheckpointIO(AnomalibCheckpointIO):
         if not isinstance(content, dict) or not content.keys() >= LIGHTNINGS_OWN:
             raise CheckpointError(not_of_ckaad(path))
         return content
+
+
+def read_tensors(file: IO[bytes]) -> dict[str, Any]:
+    """Content of an open file with tensors and plain data.
+
+    Raises:
+        CheckpointError: If it is unreadable or holds anything else.
+    """
+    try:
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated zip, bad header, foreign pickle: many types, one meaning
+        raise CheckpointError(loading_error("the open file", error)) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(not_of_ckaad())
+    return content
 
 
 def load_safely(trainer: pl.Trainer) -> None:

@@ -33,7 +33,7 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> nn.Module | None:
     pairs = _find_pairs(folded, images)
     replaced: dict[nn.Module, nn.Module] = {}
     for convolution, norm in pairs:
-        replaced[convolution] = fuse_conv_bn_eval(convolution, norm)
+        replaced[convolution] = fuse_conv_bn_eval(convolution.double(), norm.double()).to(dtype)  # rounded once
         replaced[norm] = _what_is_left(norm)
     for parent in list(folded.modules()):
         for name, child in parent.named_children():

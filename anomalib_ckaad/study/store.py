@@ -55,13 +55,16 @@ class Store:
         with self._reading() as connection:
             if connection is None:
                 return None, []
-            (name,) = connection.execute("SELECT name FROM study").fetchone()
+            named = connection.execute("SELECT name FROM study").fetchone()
             texts = connection.execute("SELECT result FROM results ORDER BY rowid").fetchall()
+        if named is None:
+            raise StudyError(self._damaged("it names no study"))
         try:
             results = [json.loads(text) for (text,) in texts]
         except ValueError as error:
             raise StudyError(self._damaged(error)) from error
-        return str(name), list({tuple(row[key] for key in NAMES): row for row in results if is_result(row)}.values())
+        last = {tuple(row[key] for key in NAMES): row for row in results if is_result(row)}
+        return str(named[0]), list(last.values())
 
     def planned(self) -> list[tuple[str, str, int]]:
         """Names of all jobs of the study as it was last started.

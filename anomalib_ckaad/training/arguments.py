@@ -1,7 +1,7 @@
 """Ckaad's arguments: the group for research, and checks before anything is built."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, get_args
 
 from anomalib_ckaad.errors import ConfigurationError
@@ -157,7 +157,7 @@ def as_sequence(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - checked later
         >>> as_sequence(3), as_sequence([2, "layer3"])
         ((3,), (2, 'layer3'))
     """
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def as_sides(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - checked later
@@ -167,7 +167,7 @@ def as_sides(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - checked later
         >>> as_sides(64), as_sides([64, 96])
         ((64, 64), (64, 96))
     """
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value, value)
 
 
 def flat(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:

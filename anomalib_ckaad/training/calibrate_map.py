@@ -14,7 +14,7 @@ from anomalib_ckaad.features.frozen_features import FrozenFeatures
 from anomalib_ckaad.host.pre_processor import prepare
 from anomalib_ckaad.scoring.calibration import ResidualCalibration, ResidualMoments
 from anomalib_ckaad.scoring.known_directions import StandingOut, emphasis_of, emphasis_weight, largest_ratio
-from anomalib_ckaad.scoring.residuals import RECONSTRUCTION_PRIOR, reconstruction_share
+from anomalib_ckaad.scoring.residuals import reconstruction_share
 from anomalib_ckaad.torch_model import CkaadModel
 from anomalib_ckaad.training.labeled_batch import LabeledBatch
 from anomalib_ckaad.training.length import may_be_last_epoch, may_be_last_validation, validates
@@ -39,18 +39,18 @@ class Trained(Protocol):
     pre_processor: nn.Module | None
     frozen_features: FrozenFeatures
     training_precision: TrainingPrecision
+    calibrate: bool
+    reconstruction_prior: float
+    emphasize_known: bool
 
 
 class CalibrateMap(Callback):
     """Calibrates the map of a ``Ckaad`` wherever its training may end, once for the same weights.
 
-    Args:
-        reconstruction_prior: As for ``reconstruction_share``.
-        emphasize_known: Whether directions in which known anomalies stand out count more.
+    Does nothing for a model whose ``calibrate`` is False: a trainer may go on with another model.
     """
 
-    def __init__(self, reconstruction_prior: float = RECONSTRUCTION_PRIOR, *, emphasize_known: bool = True) -> None:
-        self.reconstruction_prior, self.emphasize_known = reconstruction_prior, emphasize_known
+    def __init__(self) -> None:
         self._calibrated_at = -1
         self._thresholds_are_uncalibrated = False
 
@@ -60,15 +60,19 @@ class CalibrateMap(Callback):
         Raises:
             DataError: If the training images cannot be looked at once more.
         """
+        self._calibrated_at = -1
+        self._thresholds_are_uncalibrated = False
+        if not cast("Trained", pl_module).calibrate:
+            return
         # A training that is resumed has thresholds; there may be no validation before it ends.
         is_resumed = bool(trainer.ckpt_path) and validates(trainer)
         self._thresholds_are_uncalibrated = is_resumed and not _calibration_of(pl_module).is_set
-        self._calibrated_at = -1
         check_can_be_read_again(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate before thresholds are set, where these may be the thresholds that are kept."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        is_in_fit = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if is_in_fit and cast("Trained", pl_module).calibrate:
             is_wanted = may_be_last_validation(trainer)
             if is_wanted:
                 self.calibrate(trainer, pl_module)
@@ -76,7 +80,7 @@ class CalibrateMap(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate at the end of an epoch that may be the last, unless thresholds are of the uncalibrated map."""
-        if not may_be_last_epoch(trainer):
+        if not cast("Trained", pl_module).calibrate or not may_be_last_epoch(trainer):
             return
         if self._thresholds_are_uncalibrated:
             logger.warning(
@@ -103,7 +107,7 @@ class CalibrateMap(Callback):
             module.model.auto_encoder.train(was_training)
 
     def _measure(self, trainer: pl.Trainer, module: Trained) -> None:
-        share = trainer.strategy.broadcast(reconstruction_share(count_normal(trainer), self.reconstruction_prior))
+        share = trainer.strategy.broadcast(reconstruction_share(count_normal(trainer), module.reconstruction_prior))
         moments = ResidualMoments(share)
         for features, reconstructions, is_anomalous in _reconstructed(module, normal_batches(trainer)):
             moments.add([f[~is_anomalous] for f in features], [g[~is_anomalous] for g in reconstructions])
@@ -116,7 +120,7 @@ class CalibrateMap(Callback):
                 moments.images,
                 share,
             )
-            if self.emphasize_known:
+            if module.emphasize_known:
                 _emphasize(trainer, module, share)
 
 

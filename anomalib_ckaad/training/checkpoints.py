@@ -4,18 +4,18 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import anomalib
 import lightning.pytorch as pl
 from torch import Tensor
 
 from anomalib_ckaad import __version__
-from anomalib_ckaad.errors import CheckpointError
-from anomalib_ckaad.host.checkpoint_io import ONLY_PLAIN, SafeCheckpointIO, not_of_ckaad
+from anomalib_ckaad.errors import CheckpointError, ConfigurationError
+from anomalib_ckaad.host.checkpoint_io import ONLY_PLAIN, SafeCheckpointIO, not_of_ckaad, read_tensors
 from anomalib_ckaad.thresholds.post_processor import post_processor_of
-from anomalib_ckaad.training.arguments import flat
-from anomalib_ckaad.training.old_checkpoints import hyper_parameters_of
+from anomalib_ckaad.training.arguments import flat, plain
+from anomalib_ckaad.training.old_checkpoints import GONE, hyper_parameters_of, todays
 
 logger = logging.getLogger(__name__)
 
@@ -26,44 +26,58 @@ MEASURED = "model.calibration."
 SHAPING = ("backbone", "layers", "norm", "strategy")
 SCORING = ("score_top_k", "output_relu", "image_size")
 CALIBRATING = ("emphasize_known", "reconstruction_prior")
+GROUPS = ("research", "cache")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
     """Content of a checkpoint on the CPU, without running code of it.
+
+    Args:
+        path: A path, an address, or an open file, which is left where it was.
 
     Raises:
         CheckpointError: If it is missing, unreadable, unsafe, or not of a Ckaad.
     """
-    content = SafeCheckpointIO().load_checkpoint(path, "cpu")
+    if isinstance(path, str | Path):
+        content = SafeCheckpointIO().load_checkpoint(path, "cpu")
+    else:
+        begin = path.tell()
+        content = read_tensors(path)
+        path.seek(begin)
     check_kind(content, path)
     return content
 
 
-def loading_arguments(path: object, *arguments: Any, **named: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's
+def loading_arguments(path: Any, *arguments: Any, **named: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's
     """Named arguments for Lightning's ``load_from_checkpoint``, of a checkpoint that was looked at.
 
     Args:
-        path: The checkpoint; an open file is left to Lightning.
+        path: The checkpoint: a path, an address or an open file.
         *arguments: Lightning's arguments in order: ``map_location``, ``hparams_file``, ``strict``, ``weights_only``.
         **named: Its arguments and the model's by name.
 
     Returns:
-        Those by name, with no pre-trained weights to look for, and the post-processor that the checkpoint was written
-        with, unless they say otherwise.
+        Those by name, with no pre-trained weights to look for, the post-processor that the checkpoint was written with,
+        and its hyper-parameters whose names have changed, unless they say otherwise.
 
     Raises:
         CheckpointError: If the file is missing, unreadable, unsafe or of another model, or code is allowed to run.
+        ConfigurationError: If an argument is given that ``Ckaad`` no longer has.
     """
-    named = {"pre_trained": False, "warm_start": None, **named}
-    if isinstance(path, str | Path) and "://" not in str(path):
-        content = read_checkpoint(path)
-        named.setdefault("post_processor", post_processor_of(content.get("anomalib_post_processor_config")))
-        # Lightning leaves names out that the constructor does not have; those of before come under today's.
-        before, today = content.get("hyper_parameters") or {}, hyper_parameters_of(content)
-        named = {**{name: value for name, value in today.items() if before.get(name) != value}, **named}
     if False in (named.get("weights_only", True), *arguments[3:]):
         raise CheckpointError(ONLY_PLAIN)
-    return named
+    gone = sorted(GONE & named.keys())
+    if gone:
+        msg = f"Ckaad has no argument {', '.join(gone)} any more. Leave it out; epochs are the trainer's `max_epochs`."
+        raise ConfigurationError(msg)
+    content = read_checkpoint(path)
+    named = todays({"pre_trained": False, "warm_start": None, **named})
+    named.setdefault("post_processor", post_processor_of(content.get("anomalib_post_processor_config")))
+    # Lightning leaves names out that the constructor does not have, and replaces a group as a whole.
+    written, today = content.get("hyper_parameters") or {}, hyper_parameters_of(content)
+    renamed = {name: value for name, value in today.items() if written.get(name) != value}
+    groups = {name: {**(today.get(name) or {}), **plain(named[name])} for name in GROUPS if name in named}
+    return {**renamed, **named, **groups}
 
 
 def check(model: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:

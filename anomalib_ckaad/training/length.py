@@ -16,7 +16,9 @@ OPTIMIZERS = 2
 
 
 class TrainingLength(Callback):
-    """Lets a training last as long as the preset says, unless the trainer has a limit of epochs, steps or time.
+    """Lets a training last as long as the preset says, unless the trainer has a limit of epochs or steps.
+
+    A limit of time may end it before that.
 
     Args:
         steps: Training steps, rounded up to whole epochs; None for the paper's number of epochs.
@@ -32,8 +34,7 @@ class TrainingLength(Callback):
         if trainer is None or loop is None or self._limited == (id(loop), loop.max_epochs):
             return
         self._limited = None
-        has_timer = any(isinstance(one, Timer) for one in callbacks_of(trainer))
-        if loop.max_epochs is None and trainer.max_steps == -1 and not has_timer:
+        if loop.max_epochs is None and trainer.max_steps == -1:
             loop.max_epochs = paper_epochs(trainer)
             self._limited = id(loop), loop.max_epochs
 

@@ -72,7 +72,7 @@ def batches_of_known(trainer: pl.Trainer, at_most: int) -> Iterator[ImageBatch]:
     elif labels is not None:
         yield from _batches(trainer, own, (labels == LabelName.ABNORMAL).to_numpy().nonzero()[0].tolist(), at_most)
     else:
-        yield from normal_batches(trainer, at_most)
+        yield from normal_batches(trainer)  # the known ones may be anywhere
 
 
 def _batches(
