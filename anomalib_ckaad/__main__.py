@@ -14,7 +14,7 @@ def main() -> None:
     register()
     from anomalib.loggers import configure_logger  # noqa: PLC0415  # importing anomalib must find the plugin there
 
-    from anomalib_ckaad.cli.checked import CheckedCLI  # noqa: PLC0415
+    from anomalib_ckaad.cli.checked import CheckedCLI  # noqa: PLC0415  # imports anomalib
 
     sys.argv[0] = "python -m anomalib_ckaad"  # for the help; Lightning restarts processes by module name
     try:

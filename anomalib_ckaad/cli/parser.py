@@ -32,7 +32,7 @@ class Parser(ArgumentParser):
         self.command: Command | None = None
         self.choices: dict[str, Parser] = {}
         # jsonargparse's own formatter adds Python's types.
-        self.formatter_class = argparse.HelpFormatter  # type: ignore[assignment]
+        self.formatter_class = argparse.HelpFormatter  # type: ignore[assignment]  # jsonargparse declares its own
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the mistake on standard error, and exit with status 2."""
@@ -69,7 +69,7 @@ def _add_commands(parser: Parser, commands: Mapping[str, Command | Group]) -> No
             own, told = Parser(description=command.help), command.help
         else:
             own, told = _parser_of(command)
-        subcommands.add_subcommand(name, own, help=told)  # type: ignore[no-untyped-call]
+        subcommands.add_subcommand(name, own, help=told)  # type: ignore[no-untyped-call]  # jsonargparse's
         own.prog = f"{parser.prog} {name}"
         parser.choices[name] = own
         if isinstance(command, Group):

@@ -68,7 +68,7 @@ class Comparison:
     @property
     def auroc(self) -> tuple[float, float] | None:
         """Image AUROC of checkpoint and exported file; None without normal, anomalous, and finite scores."""
-        if self.labels is None or len(set(self.labels.tolist())) < 2:  # noqa: PLR2004
+        if self.labels is None or len(set(self.labels.tolist())) < 2:  # noqa: PLR2004 - both kinds
             return None
         if not all(np.isfinite(scores).all() for scores in self.scores):
             return None

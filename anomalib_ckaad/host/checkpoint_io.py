@@ -26,8 +26,8 @@ class SafeCheckpointIO(AnomalibCheckpointIO):
     def load_checkpoint(
         self,
         path: Any,  # noqa: ANN401 - Lightning's
-        map_location: Any = None,  # noqa: ANN401
-        weights_only: bool | None = True,  # noqa: FBT001, FBT002
+        map_location: Any = None,  # noqa: ANN401 - Lightning's
+        weights_only: bool | None = True,  # noqa: FBT001, FBT002 - Lightning's
     ) -> dict[str, Any]:
         """Load a checkpoint of tensors and plain data.
 
